@@ -1,0 +1,126 @@
+"""A stage: a function from (typed config, input artifacts) to (output artifact, metrics).
+
+`KINDS` names every kind of stage by strings, so that planning and `--help` import nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stepvideo import storage
+from stepvideo.config import StageConfig, load, result_part
+from stepvideo.errors import ConfigError
+from stepvideo.sink import NullSink, Sink
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where a kind's function and its config dataclass live ("module:attribute"), and what it is for."""
+
+    run: str
+    config: str
+    help: str
+
+
+KINDS: dict[str, Kind] = {
+    "raw": Kind("stepvideo.curation.raw:run", "stepvideo.curation.config:RawConfig", "index raw videos and images"),
+    "render": Kind("stepvideo.world.stage:run", "stepvideo.world.config:RenderConfig", "render world clips to mp4"),
+    "curate": Kind("stepvideo.curation.stage:run", "stepvideo.curation.config:CurateConfig", "cut, tag, caption clips"),
+    "subsets": Kind("stepvideo.curation.subsets:run", "stepvideo.curation.config:SubsetsConfig", "six nested subsets"),
+    "text": Kind("stepvideo.training.text:run", "stepvideo.training.config:TextConfig", "train the text encoders"),
+    "vae": Kind("stepvideo.training.vae:run", "stepvideo.training.config:VAETrainConfig", "train the Video-VAE"),
+    "shipped": Kind("stepvideo.training.shipped:run", "stepvideo.training.config:ShippedConfig", "weights from the repo"),
+    "latents": Kind("stepvideo.data.latents:run", "stepvideo.data.config:LatentsConfig", "cache latents, embeddings"),
+    "train": Kind("stepvideo.training.train:run", "stepvideo.training.config:TrainConfig", "train the DiT"),
+    "average": Kind("stepvideo.training.average:run", "stepvideo.training.config:AverageConfig", "average models"),
+    "pairs": Kind("stepvideo.training.pairs:run", "stepvideo.training.config:PairsConfig", "sample and judge pairs"),
+    "dpo": Kind("stepvideo.training.dpo:run", "stepvideo.training.config:DPOConfig", "Video-DPO"),
+    "couplings": Kind("stepvideo.training.couplings:run", "stepvideo.training.config:CouplingsConfig", "2-RF pairs"),
+    "turbo": Kind("stepvideo.training.turbo:run", "stepvideo.training.config:TurboConfig", "2-rectified flow"),
+    "evaluate": Kind("stepvideo.evaluation.stage:run", "stepvideo.evaluation.config:EvaluateConfig", "score a model"),
+    "report": Kind("stepvideo.evaluation.report:run", "stepvideo.evaluation.config:ReportConfig", "tables, HTML page"),
+}
+
+
+def resolve(path: str) -> Any:
+    """The object named "module:attribute"."""
+    module, attribute = path.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def kind(name: str) -> Kind:
+    if name not in KINDS:
+        raise ConfigError(f"unknown kind of stage {name!r}; known: {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+@dataclass
+class InputRef:
+    """One input of a stage: which artifact, by name, key and content digest."""
+
+    stage: str
+    key: str
+    digest: str
+
+
+@dataclass
+class StageSpec:
+    """All that a job needs; written to `spec.json` in the stage directory, read by `python -m stepvideo.job`."""
+
+    stage: str
+    kind: str
+    key: str
+    config: dict[str, Any]
+    inputs: dict[str, InputRef]
+    store: str
+    fingerprint: str
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        storage.write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> StageSpec:
+        data = storage.read_json(path)
+        try:
+            return cls(**{**data, "inputs": {k: InputRef(**v) for k, v in data["inputs"].items()}})
+        except (KeyError, TypeError) as e:
+            raise ConfigError(f"{path} is not a stage spec: {e}") from e
+
+    def typed_config(self) -> StageConfig:
+        return load(resolve(kind(self.kind).config), self.config, self.stage)
+
+    def hashed(self) -> dict[str, Any]:
+        """What the key is a digest of."""
+        return {
+            "kind": self.kind,
+            "config": result_part(self.config),
+            "inputs": {role: ref.digest for role, ref in self.inputs.items()},
+            "code": self.fingerprint,
+        }
+
+
+@dataclass
+class StageContext:
+    """What a running stage sees. `out` is empty and becomes the artifact; `work` survives a killed attempt."""
+
+    config: Any
+    inputs: dict[str, Path]
+    out: Path
+    work: Path
+    sink: Sink = field(default_factory=NullSink)
+    rank: int = 0
+    world_size: int = 1
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def should_stop(self) -> bool:
+        """True once a preemption signal came: save to `work` at the next boundary and raise `Preempted`."""
+        return self.stop.is_set()
+
+
+RunFn = Callable[[StageContext], dict[str, float]]

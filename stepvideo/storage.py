@@ -1,0 +1,105 @@
+"""The one seam to files: local paths, s3://, memory://. Nothing else in the library imports fsspec.
+
+Writes are atomic: to a temporary name beside the target, then renamed (local) or one whole PUT (object stores).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from stepvideo.errors import ArtifactError
+
+
+def is_remote(url: str | Path) -> bool:
+    return "://" in str(url) and not str(url).startswith("file://")
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a local file whole or not at all; survives kill -9 and a full disk.
+
+    Raises:
+        ArtifactError: names the path and the operating system's reason.
+    """
+    path = Path(path)
+    tmp = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    raw = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tmp.open("wb") as f:
+            f.write(raw)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+    except OSError as e:
+        tmp.unlink(missing_ok=True)
+        raise ArtifactError(f"cannot write {path}: {e.strerror or e}; free space or choose another store") from e
+
+
+def write_json(path: Path, obj: Any) -> None:
+    write_atomic(path, json.dumps(obj, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises ArtifactError if the file is absent or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing") from None
+    except (OSError, ValueError) as e:
+        raise ArtifactError(f"{path} cannot be read as JSON: {e}") from e
+
+
+def sha256_file(path: Path) -> str:
+    with Path(path).open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def tree(root: Path) -> list[Path]:
+    """Every regular file below `root`, sorted by its relative POSIX path."""
+    return sorted((p for p in Path(root).rglob("*") if p.is_file()), key=lambda p: p.relative_to(root).as_posix())
+
+
+def checksums(root: Path) -> dict[str, dict[str, Any]]:
+    """{relative path: {sha256, size}} of a local tree."""
+    return {
+        p.relative_to(root).as_posix(): {"sha256": sha256_file(p), "size": p.stat().st_size} for p in tree(root)
+    }
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def filesystem(url: str) -> Any:
+    """The fsspec filesystem of a URL, made in the calling process (s3fs is not fork-safe)."""
+    import fsspec
+
+    return fsspec.core.url_to_fs(url)[0]
+
+
+def upload_tree(local: Path, url: str, last: str) -> None:
+    """Copy a tree to an object store; the file named `last` goes last, as the commit mark."""
+    fs = filesystem(url)
+    names = [p.relative_to(local).as_posix() for p in tree(local)]
+    for name in [n for n in names if n != last] + [n for n in names if n == last]:
+        fs.put_file(str(local / name), f"{url.rstrip('/')}/{name}")
+
+
+def download_tree(url: str, local: Path, names: list[str]) -> None:
+    """Fetch the named files to a temporary folder, then rename it to `local`."""
+    fs = filesystem(url)
+    tmp = local.with_name(f".{local.name}.tmp-{uuid.uuid4().hex[:8]}")
+    for name in names:
+        (tmp / name).parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(f"{url.rstrip('/')}/{name}", str(tmp / name))
+    local.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(tmp, local)

@@ -1,0 +1,88 @@
+"""Fingerprint of the code behind a stage: its import closure inside `stepvideo`, without comments and docstrings.
+
+A commit that touches only a README, a comment or another stage's code does not re-run anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+
+PACKAGE = "stepvideo"
+# The driver's side of the contract: it moves and records results and cannot change them.
+NOT_RESULT = {f"{PACKAGE}.{m}" for m in ("sink", "storage", "artifact", "errors", "job", "cli", "stage", "fingerprint")}
+
+
+def fingerprint(*modules: str) -> str:
+    """16 hex digits over the normalised sources that `modules` import, directly or not, within the package."""
+    digest = hashlib.sha256()
+    for name in sorted(closure(*modules) - NOT_RESULT):
+        digest.update(f"{name}\0{_normalised(name)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def closure(*modules: str) -> set[str]:
+    """Names of all modules of the package reached from `modules`; imports inside functions count too."""
+    seen: set[str] = set()
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        if name in seen or _source(name) is None:
+            continue
+        seen.add(name)
+        todo.extend(_imports(name))
+        if "." in name:
+            todo.append(name.rpartition(".")[0])
+    return seen
+
+
+@functools.cache
+def _source(name: str) -> Path | None:
+    if name.split(".")[0] != PACKAGE:
+        return None
+    root = Path(__file__).parent.parent.joinpath(*name.split("."))
+    for candidate in (root / "__init__.py", root.with_suffix(".py")):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+@functools.cache
+def _tree(name: str) -> ast.Module:
+    source = _source(name)
+    assert source is not None
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _imports(name: str) -> tuple[str, ...]:
+    found = []
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = name if _is_package(name) else name.rpartition(".")[0]
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else (
+                node.module or ""
+            )
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(found)
+
+
+def _is_package(name: str) -> bool:
+    source = _source(name)
+    return source is not None and source.name == "__init__.py"
+
+
+@functools.cache
+def _normalised(name: str) -> str:
+    tree = _tree(name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body[0] = ast.Pass()
+    return ast.dump(tree)

@@ -10,7 +10,7 @@
                             out/           the artifact
                             manifest.json  written last: sha256 and size of every file, lineage, metrics, timings
 
-Keys use input *digests*, so an upstream stage that reproduces its bytes stops the ripple. Store layout and key: DESIGN §3.
+Keys use input *digests*, so an upstream stage that reproduces its bytes stops the ripple.
 """
 
 from __future__ import annotations

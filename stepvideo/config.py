@@ -1,7 +1,7 @@
 """Typed configuration: dataclasses in, plain dicts across processes, unknown keys are errors.
 
-A stage's config is one dataclass that inherits `StageConfig`. Every field changes the output and is hashed into the stage's
-key, except those under `runtime`, which say how it is run.
+A stage's config is one dataclass that inherits `StageConfig`. Every field changes the output and is hashed into the
+stage's key, except those under `runtime`, which say how it is run.
 """
 
 from __future__ import annotations

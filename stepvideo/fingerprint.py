@@ -12,8 +12,15 @@ import importlib.util
 from pathlib import Path
 
 PACKAGE = "stepvideo"
-# The driver's side of the contract: it moves and records results and cannot change them.
-NOT_RESULT = {f"{PACKAGE}.{m}" for m in ("sink", "storage", "artifact", "errors", "job", "cli", "stage", "fingerprint")}
+# The driver's side of the contract moves and records results and cannot change them; the values that stage configs hold
+# are in the key already.
+NOT_RESULT = {
+    f"{PACKAGE}.{m}"
+    for m in (
+        *("sink", "storage", "artifact", "errors", "job", "cli", "stage", "fingerprint", "config"),
+        *("world.config", "curation.config", "data.config", "training.config", "evaluation.config"),
+    )
+}
 
 
 def fingerprint(*modules: str) -> str:
@@ -65,8 +72,10 @@ def _imports(name: str) -> tuple[str, ...]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             package = name if _is_package(name) else name.rpartition(".")[0]
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else (
-                node.module or ""
+            base = (
+                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else (node.module or "")
             )
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return tuple(found)
@@ -82,7 +91,6 @@ def _normalised(name: str) -> str:
     tree = _tree(name)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if ast.get_docstring(node, clean=False) is not None:
                 node.body[0] = ast.Pass()
     return ast.dump(tree)

@@ -1,9 +1,9 @@
 """Run one stage: `python -m stepvideo.job STAGE_DIR`.
 
-The only thing that crosses a process boundary. It reads `spec.json`, needs neither Prefect nor Hydra nor MLflow, and can be
-run by hand. Under torchrun every rank runs it; rank 0 owns the directory.
+The only thing that crosses a process boundary. It reads `spec.json`, needs neither Prefect nor Hydra nor MLflow, and can
+be run by hand. Under torchrun every rank runs it; rank 0 owns the directory.
 
-Exit codes: 0 complete; 75 preempted, state saved, run again; 1 failed (`error.json` says why); 3 another job holds the stage.
+Exit codes: 0 complete; 75 preempted, state saved, run again; 1 failed (`error.json` says why); 3 another job holds it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ KINDS: dict[str, Kind] = {
     "subsets": Kind("stepvideo.curation.subsets:run", "stepvideo.curation.config:SubsetsConfig", "six nested subsets"),
     "text": Kind("stepvideo.training.text:run", "stepvideo.training.config:TextConfig", "train the text encoders"),
     "vae": Kind("stepvideo.training.vae:run", "stepvideo.training.config:VAETrainConfig", "train the Video-VAE"),
-    "shipped": Kind("stepvideo.training.shipped:run", "stepvideo.training.config:ShippedConfig", "weights from the repo"),
+    "shipped": Kind("stepvideo.training.shipped:run", "stepvideo.training.config:ShippedConfig", "weights in the repo"),
     "latents": Kind("stepvideo.data.latents:run", "stepvideo.data.config:LatentsConfig", "cache latents, embeddings"),
     "train": Kind("stepvideo.training.train:run", "stepvideo.training.config:TrainConfig", "train the DiT"),
     "average": Kind("stepvideo.training.average:run", "stepvideo.training.config:AverageConfig", "average models"),

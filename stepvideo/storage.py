@@ -67,9 +67,7 @@ def tree(root: Path) -> list[Path]:
 
 def checksums(root: Path) -> dict[str, dict[str, Any]]:
     """{relative path: {sha256, size}} of a local tree."""
-    return {
-        p.relative_to(root).as_posix(): {"sha256": sha256_file(p), "size": p.stat().st_size} for p in tree(root)
-    }
+    return {p.relative_to(root).as_posix(): {"sha256": sha256_file(p), "size": p.stat().st_size} for p in tree(root)}
 
 
 def remove(path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Typed configurations of the networks; torch-free, so that planning and `--help` stay fast.
+
+Defaults are the released models; every field name that a released config.json has is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _positive(cfg: Any, name: str) -> None:
+    value = getattr(cfg, name)
+    if value <= 0:
+        raise ValueError(f"{name}={value}: give a number above 0")
+
+
+@dataclass
+class DiTConfig:
+    """The released `StepVideoModel` (report §4.3, Table 1); the defaults are the 30B text-to-video model.
+
+    Field names are those of the released `transformer/config.json`. `use_additional_conditions` selects the image-to-video
+    form: the input is [noisy latent | condition latent] on channels, and a motion score joins the timestep embedding.
+    """
+
+    num_attention_heads: int = 48
+    attention_head_dim: int = 128
+    num_layers: int = 48
+    in_channels: int = 64  # channels of the noisy latent; the patch embedding sees twice as many in the image-to-video form
+    out_channels: int = 64
+    patch_size: int = 1  # spatial only
+    norm_eps: float = 1e-6  # of the output norm, the caption norm and the QK norm; the block norms have 1e-5
+    caption_channels: list[int] = field(default_factory=lambda: [6144, 1024])  # [Step-LLM] or [Step-LLM, CLIP]
+    use_additional_conditions: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_attention_heads", "num_layers", "in_channels", "out_channels", "patch_size"):
+            _positive(self, name)
+        if self.attention_head_dim <= 0 or self.attention_head_dim % 8:
+            raise ValueError(
+                f"attention_head_dim={self.attention_head_dim}: RoPE-3D splits it in d/2, d/4, d/4, each rotated by halves; "
+                "use a multiple of 8"
+            )
+        if len(self.caption_channels) not in (1, 2) or min(self.caption_channels) <= 0:
+            raise ValueError(f"caption_channels={self.caption_channels}: give [Step-LLM width] or [Step-LLM width, CLIP width]")
+
+    @property
+    def inner_dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def patch_channels(self) -> int:
+        """Channels that enter the patch embedding."""
+        return self.in_channels * (2 if self.use_additional_conditions else 1)
+
+    @property
+    def rope_split(self) -> list[int]:
+        """Channels of one head rotated by (time, height, width); [64, 32, 32] at the released head dimension 128."""
+        d = self.attention_head_dim
+        return [d // 2, d // 4, d // 4]
+
+
+@dataclass
+class StepLLMConfig:
+    """The released `Step1Model` text encoder (report §4.2); the defaults are the 19.6B release."""
+
+    hidden_size: int = 6144
+    num_layers: int = 48
+    num_attention_heads: int = 48
+    num_attention_groups: int = 8  # key/value heads
+    ffn_hidden_size: int = 16896  # rounded up to a multiple of 256
+    layernorm_epsilon: float = 1e-5
+    padded_vocab_size: int = 65536
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_attention_heads", "num_attention_groups", "ffn_hidden_size"):
+            _positive(self, name)
+        _positive(self, "padded_vocab_size")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}")
+        if self.num_attention_heads % self.num_attention_groups:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} must be a multiple of "
+                f"num_attention_groups={self.num_attention_groups}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width of the SwiGLU, as the released code rounds it."""
+        return -(-self.ffn_hidden_size // 256) * 256
+
+
+@dataclass
+class CLIPTextConfig:
+    """A BERT encoder as in Hunyuan-CLIP (report §4.2); the defaults are the released text tower.
+
+    Field names are those of a `BertConfig`. `projection_dim` 0 means no contrastive head.
+    """
+
+    vocab_size: int = 47020
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    projection_dim: int = 0
+
+    def __post_init__(self) -> None:
+        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name in (*names, "max_position_embeddings", "type_vocab_size"):
+            _positive(self, name)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}")
+
+
+@dataclass
+class CLIPImageConfig:
+    """A small convolutional image tower, trained against `CLIPTextConfig`'s head; ours, the release has none we can load."""
+
+    in_channels: int = 3
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 128])  # one stage each; every stage halves the resolution
+    blocks: int = 1  # residual blocks a stage
+    projection_dim: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "blocks", "projection_dim"):
+            _positive(self, name)
+        if not self.widths or any(w <= 0 or w % 8 for w in self.widths):
+            raise ValueError(f"widths={self.widths}: give one multiple of 8 for each stage (GroupNorm uses groups of 8 channels)")

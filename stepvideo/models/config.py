@@ -6,6 +6,7 @@ Defaults are the released models; every field name that a released config.json h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any
 
 
@@ -13,6 +14,87 @@ def _positive(cfg: Any, name: str) -> None:
     value = getattr(cfg, name)
     if value <= 0:
         raise ValueError(f"{name}={value}: give a number above 0")
+
+
+@dataclass
+class VAEConfig:
+    """Video-VAE widths and form. Defaults are the released v2 (8x16x16, report section 4.1); `dual_path=False` is the
+    first training stage's 4x8x8 form (section 4.1.4).
+
+    Encoder level l has enc_ch * enc_ch_mult[l] channels, decoder level l dec_ch * dec_ch_mult[l]; the decoder has
+    num_res_blocks + 1 blocks a level. `dual_path_ch` is the width between the two dual-path modules: 0 takes the largest
+    that the parameter-free shortcuts allow, which for the released widths is 32 * z_channels = 2048.
+    `spatial_group_norm=False` normalises over space and time together (the report's ablation).
+    """
+
+    in_channels: int = 3
+    z_channels: int = 64
+    enc_ch: int = 32
+    enc_ch_mult: list[int] = field(default_factory=lambda: [4, 8, 16, 16])
+    dec_ch: int = 128
+    dec_ch_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 4])
+    num_res_blocks: int = 2
+    num_groups: int = 32
+    dual_path: bool = True
+    dual_path_ch: int = 0
+    spatial_group_norm: bool = True
+    frame_len: int = 17
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "z_channels", "enc_ch", "dec_ch", "num_res_blocks", "num_groups", "frame_len"):
+            _positive(self, name)
+        for name in ("enc_ch_mult", "dec_ch_mult"):
+            mult = getattr(self, name)
+            if len(mult) != 4 or min(mult) < 1:
+                raise ValueError(f"{name}={list(mult)} must be four positive integers (three spatial halvings)")
+        for width in sorted({self.enc_ch, *self.enc_widths, *self.dec_widths}):
+            if width % self.num_groups:
+                raise ValueError(
+                    f"num_groups={self.num_groups} does not divide the width {width}; "
+                    f"use a divisor of {gcd(self.enc_ch, *self.enc_widths, *self.dec_widths)}"
+                )
+        if (self.frame_len - 1) % self.temporal_factor:
+            raise ValueError(
+                f"frame_len={self.frame_len} must be 1 plus a multiple of {self.temporal_factor} (17 as released)"
+            )
+        if self.dual_path:
+            self._check_dual_path()
+
+    def _check_dual_path(self) -> None:
+        width, enc, dec = self.dual_path_width, 8 * self.enc_widths[-1], 8 * self.dec_widths[-1]
+        if width % (2 * self.z_channels) or width % 8 or enc % width or dec % width:
+            raise ValueError(
+                f"dual_path_ch={width} must be a multiple of 8 and of 2 * z_channels = {2 * self.z_channels}, and divide "
+                f"8 * the last encoder width = {enc} and 8 * the last decoder width = {dec}; "
+                "widen the last levels, lower z_channels, or set dual_path_ch"
+            )
+
+    @property
+    def enc_widths(self) -> list[int]:
+        return [self.enc_ch * m for m in self.enc_ch_mult]
+
+    @property
+    def dec_widths(self) -> list[int]:
+        return [self.dec_ch * m for m in self.dec_ch_mult]
+
+    @property
+    def dual_path_width(self) -> int:
+        return self.dual_path_ch or gcd(32 * self.z_channels, 8 * self.enc_widths[-1], 8 * self.dec_widths[-1])
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent along height and width."""
+        return 16 if self.dual_path else 8
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent inside a chunk, after the first frame, which has a latent of its own."""
+        return 8 if self.dual_path else 4
+
+    @property
+    def latent_len(self) -> int:
+        """Latents per chunk of `frame_len` frames: 3 (8x16x16) or 5 (4x8x8) for 17 frames."""
+        return (self.frame_len - 1) // self.temporal_factor + 1
 
 
 @dataclass

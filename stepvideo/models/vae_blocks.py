@@ -1,0 +1,205 @@
+"""Layers of the Video-VAE (report section 4.1; the released code's forms where the report leaves them open).
+
+Activations are [B, C, T, H, W] in channels_last_3d memory: there a frame is a channels-last image, so per-frame
+GroupNorm, 2D convolutions and token views are views, not copies. Attribute names give the released checkpoint keys.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def frames_BTCHW(x_BCTHW: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B*T, C, H, W]; a view when x is channels_last_3d."""
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def unframes_BCTHW(x_FCHW: Tensor, batch: int) -> Tensor:
+    """Inverse of `frames_BTCHW`."""
+    return x_FCHW.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+class CausalConv3d(nn.Module):
+    """3D convolution whose output frame t sees input frames <= t * stride: all temporal padding is zeros in front (Eq. 1)."""
+
+    def __init__(self, in_ch: int, out_ch: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(in_ch, out_ch, kernel, stride, padding=(0, kernel // 2, kernel // 2))
+        self.time_pad = kernel - 1
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        if self.time_pad:
+            x_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, self.time_pad, 0))
+        return self.conv(x_BCTHW)
+
+
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm over each frame alone (`per_frame`, section 4.1.3: no flicker between chunks) or over space and time."""
+
+    def __init__(self, num_groups: int, channels: int, per_frame: bool) -> None:
+        super().__init__(num_groups, channels, eps=1e-5)
+        self.per_frame = per_frame
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        if not self.per_frame:
+            return super().forward(x_BCTHW)
+        return unframes_BCTHW(super().forward(frames_BTCHW(x_BCTHW)), x_BCTHW.shape[0])
+
+
+class ResBlock(nn.Module):
+    """GN-SiLU-conv twice plus the input; a 1x1x1 convolution carries the input across a change of width."""
+
+    def __init__(self, in_ch: int, out_ch: int, num_groups: int, per_frame: bool) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(num_groups, in_ch, per_frame)
+        self.conv1 = CausalConv3d(in_ch, out_ch)
+        self.norm2 = GroupNorm(num_groups, out_ch, per_frame)
+        self.conv2 = CausalConv3d(out_ch, out_ch)
+        self.nin_shortcut = CausalConv3d(in_ch, out_ch, kernel=1) if in_ch != out_ch else nn.Identity()
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x_BCTHW)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.nin_shortcut(x_BCTHW) + h
+
+
+class AttnBlock(nn.Module):
+    """Single-head attention over all T*H*W tokens, causal in raster order (t, then h, then w) as released."""
+
+    def __init__(self, channels: int, num_groups: int, per_frame: bool) -> None:
+        super().__init__()
+        self.norm = GroupNorm(num_groups, channels, per_frame)
+        self.q = CausalConv3d(channels, channels, kernel=1)
+        self.k = CausalConv3d(channels, channels, kernel=1)
+        self.v = CausalConv3d(channels, channels, kernel=1)
+        self.proj_out = CausalConv3d(channels, channels, kernel=1)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        h = self.norm(x_BCTHW)
+        q, k, v = (proj(h).flatten(2).transpose(1, 2).unsqueeze(1) for proj in (self.q, self.k, self.v))  # [B, 1, THW, C]
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x_BCTHW + self.proj_out(h.squeeze(1).transpose(1, 2).unflatten(2, x_BCTHW.shape[2:]))
+
+
+class MidBlock(nn.Module):
+    """ResBlock, attention, ResBlock at the lowest resolution of the backbone."""
+
+    def __init__(self, channels: int, num_groups: int, per_frame: bool) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(channels, channels, num_groups, per_frame)
+        self.attn_1 = AttnBlock(channels, num_groups, per_frame)
+        self.block_2 = ResBlock(channels, channels, num_groups, per_frame)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x_BCTHW)))
+
+
+class Downsample2D(nn.Module):
+    """Halves height and width of every frame; one zero row and column at the bottom and right."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return unframes_BCTHW(self.conv(F.pad(frames_BTCHW(x_BCTHW), (0, 1, 0, 1))), x_BCTHW.shape[0])
+
+
+class Downsample3D(nn.Module):
+    """Halves height, width and time (T -> ceil(T/2)), causally."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, stride=2)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return self.conv(x_BCTHW)
+
+
+class Upsample2D(nn.Module):
+    """Nearest x2 in height and width, then a 3x3 convolution per frame."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return unframes_BCTHW(self.conv(F.interpolate(frames_BTCHW(x_BCTHW), scale_factor=2.0)), x_BCTHW.shape[0])
+
+
+class UpsampleRes(nn.Module):
+    """The residual unit after a 3D upsampling: SiLU(x + GN-conv-SiLU-GN-conv(x)) + x (the released double addition)."""
+
+    def __init__(self, channels: int, num_groups: int, per_frame: bool) -> None:
+        super().__init__()
+        self.conv1 = CausalConv3d(channels, channels)
+        self.norm1 = GroupNorm(num_groups, channels, per_frame)
+        self.conv2 = CausalConv3d(channels, channels)
+        self.norm2 = GroupNorm(num_groups, channels, per_frame)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        h = F.silu(self.norm1(self.conv1(x_BCTHW)))
+        return F.silu(self.norm2(self.conv2(h)) + x_BCTHW) + x_BCTHW
+
+
+class Upsample3D(nn.Module):
+    """Nearest x2 in time, height and width, then a residual unit. The caller drops the surplus leading frames."""
+
+    def __init__(self, channels: int, num_groups: int, per_frame: bool) -> None:
+        super().__init__()
+        self.conv3d = UpsampleRes(channels, num_groups, per_frame)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return self.conv3d(F.interpolate(x_BCTHW, scale_factor=2.0))
+
+
+def pixel_unshuffle_3d(x_BCTHW: Tensor, factor: int = 2) -> Tensor:
+    """[B, C, T, H, W] -> [B, C*f^3, ceil(T/f), H/f, W/f]; channel order (c, ft, fh, fw), f-1 zero frames in front (Eq. 2)."""
+    f = factor
+    x = F.pad(x_BCTHW, (0, 0, 0, 0, f - 1, 0))
+    b, c, t, h, w = x.shape
+    if t % f or h % f or w % f:
+        raise ValueError(f"pixel_unshuffle_3d: {t - f + 1} frames of {h}x{w} are not 1 + {f}n frames with sides divisible by {f}")
+    x = x.view(b, c, t // f, f, h // f, f, w // f, f)
+    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).movedim(-1, 1)
+
+
+def pixel_shuffle_3d(x_BCTHW: Tensor, factor: int = 2) -> Tensor:
+    """Inverse of `pixel_unshuffle_3d`: [B, C*f^3, T, H, W] -> [B, C, f*T - (f-1), f*H, f*W]."""
+    f = factor
+    x = x_BCTHW.unflatten(1, (-1, f, f, f)).permute(0, 5, 2, 6, 3, 7, 4, 1)  # B T ft H fh W fw C
+    b, t, _, h, _, w, _, c = x.shape
+    return x.reshape(b, t * f, h * f, w * f, c)[:, f - 1 :].movedim(-1, 1)
+
+
+def group_mean(x_BCTHW: Tensor, out_ch: int) -> Tensor:
+    """Averages groups of consecutive channels down to out_ch (Eq. 3)."""
+    return x_BCTHW.unflatten(1, (out_ch, -1)).mean(2)
+
+
+def group_repeat(x_BCTHW: Tensor, out_ch: int) -> Tensor:
+    """Repeats every channel consecutively up to out_ch (section 4.1.3)."""
+    return x_BCTHW.repeat_interleave(out_ch // x_BCTHW.shape[1], dim=1)
+
+
+class Patchify(nn.Module):
+    """Convolution path of a dual-path encoder module: causal convolution, then pixel unshuffle."""
+
+    def __init__(self, in_ch: int, out_ch: int) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(in_ch, out_ch // 8)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return pixel_unshuffle_3d(self.conv(x_BCTHW))
+
+
+class Unpatchify(nn.Module):
+    """Convolution path of a dual-path decoder module: causal convolution, then pixel shuffle."""
+
+    def __init__(self, in_ch: int, out_ch: int) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(in_ch, out_ch * 8)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return pixel_shuffle_3d(self.conv(x_BCTHW))

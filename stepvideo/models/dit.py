@@ -1,0 +1,208 @@
+"""The DiT of Step-Video-T2V: 3D full attention, AdaLN-single, two text streams (report §4.3), as released.
+
+Parameter names and shapes equal the released `StepVideoModel` at any width. Where it differs from the report, the release
+counts: the block norms are affine LayerNorms, and only queries and keys have an RMSNorm.
+
+Legend: b batch, f frames, c channels, h height, w width, s video tokens (f·h·w), l text tokens, n heads, d inner width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stepvideo.models.attention import attention, key_bias
+from stepvideo.models.config import DiTConfig
+from stepvideo.models.layers import AdaLNSingle, FeedForward, PatchEmbed, RMSNorm, TextProjection, unpatchify
+from stepvideo.models.rope import apply_rope, rope_tables
+
+QK_EPS = 1e-6
+BLOCK_NORM_EPS = 1e-5
+
+
+class SelfAttention(nn.Module):
+    """Full attention over all video tokens; the fused projection holds (q | k | v) inside each head."""
+
+    def __init__(self, cfg: DiTConfig) -> None:
+        super().__init__()
+        d, hd = cfg.inner_dim, cfg.attention_head_dim
+        self.heads, self.split = cfg.num_attention_heads, tuple(cfg.rope_split)
+        self.wqkv = nn.Linear(d, 3 * d, bias=False)
+        self.wo = nn.Linear(d, d, bias=False)
+        self.q_norm = RMSNorm(hd, QK_EPS)
+        self.k_norm = RMSNorm(hd, QK_EPS)
+
+    def forward(self, x_bsd: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        q, k, v = self.wqkv(x_bsd).unflatten(-1, (self.heads, -1)).chunk(3, dim=-1)
+        q = apply_rope(self.q_norm(q), *rope, self.split)
+        k = apply_rope(self.k_norm(k), *rope, self.split)
+        return self.wo(attention(q, k, v))
+
+
+class CrossAttention(nn.Module):
+    """Video tokens read the text; (k | v) inside each head, QK-norm, no positions."""
+
+    def __init__(self, cfg: DiTConfig) -> None:
+        super().__init__()
+        d, hd = cfg.inner_dim, cfg.attention_head_dim
+        self.heads = cfg.num_attention_heads
+        self.wq = nn.Linear(d, d, bias=False)
+        self.wkv = nn.Linear(d, 2 * d, bias=False)
+        self.wo = nn.Linear(d, d, bias=False)
+        self.q_norm = RMSNorm(hd, QK_EPS)
+        self.k_norm = RMSNorm(hd, QK_EPS)
+
+    def forward(self, x_bsd: Tensor, text_bld: Tensor, bias: Tensor | None) -> Tensor:
+        q = self.wq(x_bsd).unflatten(-1, (self.heads, -1))
+        k, v = self.wkv(text_bld).unflatten(-1, (self.heads, -1)).chunk(2, dim=-1)
+        return self.wo(attention(self.q_norm(q), self.k_norm(k), v, bias))
+
+
+class Block(nn.Module):
+    """Self-attention and feed-forward, modulated and gated by the timestep; cross-attention between them, neither."""
+
+    def __init__(self, cfg: DiTConfig) -> None:
+        super().__init__()
+        d = cfg.inner_dim
+        self.scale_shift_table = nn.Parameter(torch.zeros(6, d))
+        self.norm1 = nn.LayerNorm(d, eps=BLOCK_NORM_EPS)
+        self.attn1 = SelfAttention(cfg)
+        self.attn2 = CrossAttention(cfg)
+        self.norm2 = nn.LayerNorm(d, eps=BLOCK_NORM_EPS)
+        self.ff = FeedForward(d)
+
+    def forward(
+        self, x_bsd: Tensor, time_b6d: Tensor, text_bld: Tensor, bias: Tensor | None, rope: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        modulation = (self.scale_shift_table + time_b6d).unsqueeze(2).unbind(1)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation
+        h = modulate(self.norm1(x_bsd), shift_msa, scale_msa)
+        x_bsd = torch.addcmul(x_bsd, gate_msa, self.attn1(h, rope))
+        x_bsd = x_bsd + self.attn2(x_bsd, text_bld, bias)
+        h = modulate(self.norm2(x_bsd), shift_mlp, scale_mlp)
+        return torch.addcmul(x_bsd, gate_mlp, self.ff(h))
+
+
+def modulate(x_bsd: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x · (1 + scale) + shift."""
+    return torch.addcmul(shift, x_bsd, 1 + scale)
+
+
+class DiT(nn.Module):
+    """The released `StepVideoModel`: predicts the velocity data − noise of a noisy latent video."""
+
+    def __init__(self, cfg: DiTConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        d = cfg.inner_dim
+        self.scale_shift_table = nn.Parameter(torch.zeros(2, d))
+        self.pos_embed = PatchEmbed(cfg.patch_channels, d, cfg.patch_size)
+        self.transformer_blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.num_layers))
+        self.proj_out = nn.Linear(d, cfg.patch_size**2 * cfg.out_channels)
+        self.adaln_single = AdaLNSingle(d, motion=cfg.use_additional_conditions)
+        self.caption_projection = TextProjection(cfg.caption_channels[0], d)
+        if len(cfg.caption_channels) == 2:
+            self.clip_projection = nn.Linear(cfg.caption_channels[1], d)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_2: Tensor | None,
+        timestep: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        condition_hidden_states: Tensor | None = None,
+        motion_score: Tensor | float | None = None,
+    ) -> Tensor:
+        """Velocity [b, f, c_out, h, w], in the dtype of the computation.
+
+        Args:
+            hidden_states: noisy latent [b, f, c, h, w]; h and w are multiples of the patch size.
+            encoder_hidden_states: Step-LLM features [b, l1, caption_channels[0]].
+            encoder_hidden_states_2: CLIP features [b, l2, caption_channels[1]], or None without that stream.
+            timestep: [b] in [0, 1]; 0 is noise, 1 is data.
+            encoder_attention_mask: [b, l2 + l1] of 0 and 1, CLIP first; None attends to every text token.
+            condition_hidden_states: image-to-video only: latent of the first frame, zeros after it, same shape as
+                `hidden_states`.
+            motion_score: image-to-video only: one number for all samples, or [b].
+
+        Raises:
+            ValueError: on a shape or an argument that does not fit the configuration.
+        """
+        cfg = self.cfg
+        x = self._with_condition(hidden_states, condition_hidden_states)
+        b, f, _, h, w = x.shape
+        h, w = h // cfg.patch_size, w // cfg.patch_size
+        x = self.pos_embed(x.to(self.dtype))
+        time, emb = self.adaln_single(timestep, self._motion(motion_score, b, x.device))
+        text = self._text(encoder_hidden_states, encoder_hidden_states_2)
+        bias = self._text_bias(encoder_attention_mask, text)
+        rope = rope_tables(f, h, w, tuple(cfg.rope_split), x.device)
+        for block in self.transformer_blocks:
+            x = block(x, time, text, bias, rope)
+        shift, scale = (self.scale_shift_table + emb[:, None]).unsqueeze(2).unbind(1)
+        x = modulate(F.layer_norm(x, (cfg.inner_dim,), eps=cfg.norm_eps), shift, scale)
+        return unpatchify(self.proj_out(x), f, h, w, cfg.patch_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.proj_out.weight.dtype
+
+    def _with_condition(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        cfg = self.cfg
+        if x.ndim != 5 or x.shape[2] != cfg.in_channels or x.shape[3] % cfg.patch_size or x.shape[4] % cfg.patch_size:
+            raise ValueError(
+                f"hidden_states {list(x.shape)}: expected [b, f, {cfg.in_channels}, h, w], h and w multiples of {cfg.patch_size}"
+            )
+        if (condition is not None) != cfg.use_additional_conditions:
+            state = "needs" if cfg.use_additional_conditions else "takes no"
+            raise ValueError(f"use_additional_conditions={cfg.use_additional_conditions}: {state} condition_hidden_states")
+        if condition is None:
+            return x
+        if condition.shape != x.shape:
+            raise ValueError(f"condition_hidden_states {list(condition.shape)} must have the shape {list(x.shape)}")
+        return torch.cat([x, condition.to(x.dtype)], dim=2)
+
+    def _motion(self, motion_score: Tensor | float | None, batch: int, device: torch.device) -> Tensor | None:
+        if (motion_score is not None) != self.cfg.use_additional_conditions:
+            state = "needs" if self.cfg.use_additional_conditions else "takes no"
+            raise ValueError(f"use_additional_conditions={self.cfg.use_additional_conditions}: {state} motion_score")
+        if motion_score is None:
+            return None
+        return torch.as_tensor(motion_score, dtype=torch.float32, device=device).expand(batch)
+
+    def _text(self, llm: Tensor, clip: Tensor | None) -> Tensor:
+        """[b, l2 + l1, d]: CLIP first, as released."""
+        normed = F.layer_norm(llm.to(self.dtype), llm.shape[-1:], eps=self.cfg.norm_eps)
+        projected = self.caption_projection(normed)
+        if (clip is not None) != (len(self.cfg.caption_channels) == 2):
+            raise ValueError(f"caption_channels={self.cfg.caption_channels} but encoder_hidden_states_2 is {type(clip).__name__}")
+        return projected if clip is None else torch.cat([self.clip_projection(clip.to(self.dtype)), projected], dim=1)
+
+    def _text_bias(self, mask: Tensor | None, text: Tensor) -> Tensor | None:
+        if mask is not None and mask.shape != text.shape[:2]:
+            raise ValueError(f"encoder_attention_mask {list(mask.shape)} must be {list(text.shape[:2])} (CLIP, then Step-LLM)")
+        return key_bias(mask)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None, gate: float = 1.0) -> None:
+        """Initial weights for training from scratch; the same generator state gives the same weights.
+
+        The output is exactly zero at first (`proj_out` is zero), the modulation does not depend on the timestep (its last layer
+        is zero), cross-attention adds nothing (its `wo` is zero: it has no gate to close), and the gates of the other branches
+        are `gate`, their last matrices being scaled by 1/sqrt(2·layers). `gate` 0 is adaLN-zero; open gates trained slightly
+        better at equal compute in our small world, so 1 is the default.
+        """
+        depth = 2 * self.cfg.num_layers
+        for name, p in self.named_parameters():
+            if name.endswith(("attn2.wo.weight", "proj_out.weight", "adaln_single.linear.weight")) or p.ndim == 1:
+                nn.init.constant_(p, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            elif name.endswith("scale_shift_table"):
+                p.zero_()
+                if p.shape[0] == 6:
+                    p[2], p[5] = gate, gate
+            else:
+                fan_in = p.shape[1:].numel()
+                residual = name.endswith(("attn1.wo.weight", "ff.net.2.weight"))
+                nn.init.trunc_normal_(p, std=(depth if residual else 1) ** -0.5 * fan_in**-0.5, a=-10, b=10, generator=generator)

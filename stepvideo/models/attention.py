@@ -12,8 +12,8 @@ from torch import Tensor
 def attention(q_bqhd: Tensor, k_bkgd: Tensor, v_bkgd: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention with scale 1/sqrt(d): [b, q, h, d] in, [b, q, h·d] out.
 
-    `bias` broadcasts to [b, h, q, k]: bool (True attends) or a float added to the logits. Fewer key/value heads than query
-    heads means grouped queries: query head i reads key head i // (h / g).
+    `bias` broadcasts to [b, h, q, k]: bool (True attends) or a float added to the logits. Fewer key/value heads than
+    query heads means grouped queries: query head i reads key head i // (h / g).
     """
     q, k, v = (x.transpose(1, 2) for x in (q_bqhd, k_bkgd, v_bkgd))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=k.shape[1] != q.shape[1])

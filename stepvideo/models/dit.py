@@ -1,7 +1,7 @@
 """The DiT of Step-Video-T2V: 3D full attention, AdaLN-single, two text streams (report §4.3), as released.
 
-Parameter names and shapes equal the released `StepVideoModel` at any width. Where it differs from the report, the release
-counts: the block norms are affine LayerNorms, and only queries and keys have an RMSNorm.
+Parameter names and shapes equal the released `StepVideoModel` at any width. Where it differs from the report, the
+release counts: the block norms are affine LayerNorms, and only queries and keys have an RMSNorm.
 
 Legend: b batch, f frames, c channels, h height, w width, s video tokens (f·h·w), l text tokens, n heads, d inner width.
 """
@@ -157,7 +157,9 @@ class DiT(nn.Module):
             )
         if (condition is not None) != cfg.use_additional_conditions:
             state = "needs" if cfg.use_additional_conditions else "takes no"
-            raise ValueError(f"use_additional_conditions={cfg.use_additional_conditions}: {state} condition_hidden_states")
+            raise ValueError(
+                f"use_additional_conditions={cfg.use_additional_conditions}: {state} condition_hidden_states"
+            )
         if condition is None:
             return x
         if condition.shape != x.shape:
@@ -177,22 +179,26 @@ class DiT(nn.Module):
         normed = F.layer_norm(llm.to(self.dtype), llm.shape[-1:], eps=self.cfg.norm_eps)
         projected = self.caption_projection(normed)
         if (clip is not None) != (len(self.cfg.caption_channels) == 2):
-            raise ValueError(f"caption_channels={self.cfg.caption_channels} but encoder_hidden_states_2 is {type(clip).__name__}")
+            raise ValueError(
+                f"caption_channels={self.cfg.caption_channels} but encoder_hidden_states_2 is {type(clip).__name__}"
+            )
         return projected if clip is None else torch.cat([self.clip_projection(clip.to(self.dtype)), projected], dim=1)
 
     def _text_bias(self, mask: Tensor | None, text: Tensor) -> Tensor | None:
         if mask is not None and mask.shape != text.shape[:2]:
-            raise ValueError(f"encoder_attention_mask {list(mask.shape)} must be {list(text.shape[:2])} (CLIP, then Step-LLM)")
+            raise ValueError(
+                f"encoder_attention_mask {list(mask.shape)} must be {list(text.shape[:2])} (CLIP, then Step-LLM)"
+            )
         return key_bias(mask)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None, gate: float = 1.0) -> None:
         """Initial weights for training from scratch; the same generator state gives the same weights.
 
-        The output is exactly zero at first (`proj_out` is zero), the modulation does not depend on the timestep (its last layer
-        is zero), cross-attention adds nothing (its `wo` is zero: it has no gate to close), and the gates of the other branches
-        are `gate`, their last matrices being scaled by 1/sqrt(2·layers). `gate` 0 is adaLN-zero; open gates trained slightly
-        better at equal compute in our small world, so 1 is the default.
+        The output is exactly zero at first (`proj_out` is zero), the modulation does not depend on the timestep (its
+        last layer is zero), cross-attention adds nothing (its `wo` is zero: it has no gate to close), and the gates
+        of the other branches are `gate`, their last matrices being scaled by 1/sqrt(2·layers). `gate` 0 is
+        adaLN-zero; open gates trained slightly better at equal compute in our small world, so 1 is the default.
         """
         depth = 2 * self.cfg.num_layers
         for name, p in self.named_parameters():
@@ -205,4 +211,6 @@ class DiT(nn.Module):
             else:
                 fan_in = p.shape[1:].numel()
                 residual = name.endswith(("attn1.wo.weight", "ff.net.2.weight"))
-                nn.init.trunc_normal_(p, std=(depth if residual else 1) ** -0.5 * fan_in**-0.5, a=-10, b=10, generator=generator)
+                nn.init.trunc_normal_(
+                    p, std=(depth if residual else 1) ** -0.5 * fan_in**-0.5, a=-10, b=10, generator=generator
+                )

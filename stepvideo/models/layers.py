@@ -117,10 +117,13 @@ class PatchEmbed(nn.Module):
         b, f, c, h, w = x_bfchw.shape
         p = self.patch
         patches = x_bfchw.reshape(b, f, c, h // p, p, w // p, p).permute(0, 1, 3, 5, 2, 4, 6)
-        return F.linear(patches.reshape(b, f * (h // p) * (w // p), c * p * p), self.proj.weight.flatten(1), self.proj.bias)
+        return F.linear(
+            patches.reshape(b, f * (h // p) * (w // p), c * p * p), self.proj.weight.flatten(1), self.proj.bias
+        )
 
 
 def unpatchify(x_bsc: Tensor, frames: int, height: int, width: int, patch: int) -> Tensor:
-    """[b, f·h·w, p·p·c] → [b, f, c, h·p, w·p] for a grid of h by w patches; the channels hold (row, column, c), c fastest."""
+    """[b, f·h·w, p·p·c] → [b, f, c, h·p, w·p] for a grid of h by w patches; the channels hold (row, column, c), c
+    fastest."""
     x = x_bsc.unflatten(1, (frames, height, width)).unflatten(-1, (patch, patch, -1))
     return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)

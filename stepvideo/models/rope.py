@@ -17,8 +17,9 @@ def rope_tables(
 ) -> tuple[Tensor, Tensor]:
     """(cos, sin), each [frames·height·width, sum(split)] fp32, for tokens ordered frame-major, then row, then column.
 
-    `split` gives the channels rotated by (frame, row, column). Inside each band channel j is paired with j + band/2; the sine
-    of the first half carries the minus sign, so that rotation is `x * cos + swap(x) * sin`. Positions are 0, 1, 2, …
+    `split` gives the channels rotated by (frame, row, column). Inside each band channel j is paired with j + band/2;
+    the sine of the first half carries the minus sign, so that rotation is `x * cos + swap(x) * sin`. Positions are 0,
+    1, 2, …
     """
     cos, sin = [], []
     with torch.inference_mode(False):  # a table made in inference mode could not be used in training later

@@ -37,6 +37,10 @@ VECTOR = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (
 Frames = NDArray[np.uint8]
 
 
+class NoRoom(StepVideoError):
+    """The objects of a scene cannot keep apart from each other within the frame."""
+
+
 @dataclass(frozen=True)
 class Body:
     """One drawn object: attributes (count 1 of them), colour and centre (x, y) of its bounding box in each frame."""
@@ -145,7 +149,7 @@ def plan(
         allow_held_out: for evaluation ground truth only.
 
     Raises:
-        StepVideoError: a held-out combination without `allow_held_out`, or objects that do not fit.
+        StepVideoError: a held-out combination without `allow_held_out`; as `NoRoom`, objects that do not fit.
     """
     group = (attrs,) if isinstance(attrs, Attrs) else tuple(attrs)
     held = [str(a) for a in group if is_held_out(a)]
@@ -168,7 +172,7 @@ def plan(
             bodies += [Body(a, (float(rgb[0]), float(rgb[1]), float(rgb[2])), p) for p in paths]
         if len(group) == 1 or _apart(bodies):
             return Scene(group, tuple(bodies), background, speed)
-    raise StepVideoError(f"no room for {', '.join(map(str, group))} in one frame of {cfg.w}×{cfg.h}; take smaller ones")
+    raise NoRoom(f"no room for {', '.join(map(str, group))} in one frame of {cfg.w}×{cfg.h}; take smaller ones")
 
 
 def draw(scene: Scene, cfg: RenderConfig) -> Frames:

@@ -1,0 +1,57 @@
+"""Frames ↔ files: mp4 through libx264 and PNG, with bytes that depend on the frames and the settings only."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from stepvideo.errors import ArtifactError
+from stepvideo.storage import write_atomic
+from stepvideo.world.config import CodecConfig
+from stepvideo.world.render import Frames
+
+
+def encode_mp4(frames: Frames, fps: int, codec: CodecConfig | None = None) -> bytes:
+    """An mp4 file of uint8 frames [t, h, w, 3], h and w even."""
+    codec = codec or CodecConfig()
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = codec.pix_fmt
+        stream.codec_context.thread_count = 1  # slices of several threads would make the bytes machine dependent
+        stream.options = {"crf": str(codec.crf), "preset": codec.preset, "g": str(codec.gop)}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def decode_mp4(path: Path | str) -> Frames:
+    """All frames of a video file, uint8 [t, h, w, 3]."""
+    with av.open(str(path)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+def write_mp4(path: Path, frames: Frames, fps: int, codec: CodecConfig | None = None) -> None:
+    write_atomic(path, encode_mp4(frames, fps, codec))
+
+
+def write_png(path: Path, image: Frames) -> None:
+    """Write an RGB image uint8 [h, w, 3]."""
+    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise ArtifactError(f"cannot encode {path} as PNG from an array of shape {image.shape}, {image.dtype}")
+    write_atomic(path, data.tobytes())
+
+
+def read_png(path: Path | str) -> Frames:
+    """An image uint8 [h, w, 3], RGB."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ArtifactError(f"{path} is missing or no image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

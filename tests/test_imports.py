@@ -1,0 +1,126 @@
+"""Starting is quick and the layers hold: what is imported when, and by whom."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pkgutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import stepvideo
+from stepvideo.stage import KINDS
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "lightning", "pytorch_lightning", "mlflow", "prefect", "great_expectations", "hydra", "dvc", "optuna"}
+HEAVY |= {"submitit", "numpy", "pandas", "pyarrow", "cv2", "av", "scipy", "duckdb"}
+OUTSIDE = ("prefect", "mlflow", "dvc", "great_expectations", "optuna", "submitit", "hydra", "flows", "tasks")
+WITH_LAZY_FLOWS = "stepvideo.cli"
+
+# Everything that planning imports: the contracts, and the module of every kind's config dataclass.
+PLANNING = ["stepvideo.stage", "stepvideo.artifact", "stepvideo.config", "stepvideo.fingerprint", "stepvideo.doctor"]
+CONFIGS = sorted({k.config.split(":")[0] for k in KINDS.values()})
+
+
+def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def imported(*arguments: str) -> set[str]:
+    """Top-level names of all that a Python command imports."""
+    done = python("-X", "importtime", *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {row.rpartition("|")[2].strip().split(".")[0] for row in rows}
+
+
+def best_of(times: int, *arguments: str) -> float:
+    """Seconds of the quickest of some runs: what the code costs, not what else the machine was doing."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        assert python(*arguments).returncode == 0
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(times))
+
+
+def exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def test_the_probe_sees_a_heavy_import() -> None:
+    assert "numpy" in imported("-c", "import numpy")
+
+
+@pytest.mark.skipif(not exists(WITH_LAZY_FLOWS), reason="stepvideo/cli.py is not written yet")
+@pytest.mark.parametrize("command", ["--help", "plan --help", "run --help", "status --help", "doctor"])
+def test_commands_that_only_read_import_nothing_heavy(command: str) -> None:
+    found = imported("-m", "stepvideo.cli", *command.split())
+    assert "stepvideo" in found
+    assert not found & HEAVY
+
+
+@pytest.mark.skipif(not exists(WITH_LAZY_FLOWS), reason="stepvideo/cli.py is not written yet")
+def test_help_takes_less_than_a_second() -> None:
+    assert best_of(3, "-m", "stepvideo.cli", "--help") < 1.0
+
+
+def test_import_stepvideo_takes_less_than_a_fifth_of_a_second() -> None:
+    assert best_of(3, "-c", "import stepvideo") - best_of(3, "-c", "pass") < 0.2
+
+
+@pytest.mark.parametrize("module", [*PLANNING, *CONFIGS])
+def test_planning_needs_no_torch(module: str) -> None:
+    assert not imported("-c", f"import {module}") & (HEAVY - {"numpy"})
+
+
+def test_every_kind_names_a_function_and_a_config_of_the_library() -> None:
+    for name, kind in KINDS.items():
+        for path in (kind.run, kind.config):
+            module, _, attribute = path.partition(":")
+            assert module.startswith("stepvideo."), name
+            assert exists(module), f"{name}: no module {module}"
+            assert attribute.isidentifier(), name
+
+
+def library_modules() -> list[str]:
+    return [m.name for m in pkgutil.walk_packages(stepvideo.__path__, "stepvideo.", onerror=_fail)]
+
+
+def _fail(name: str) -> None:
+    raise ImportError(f"{name} cannot be imported")
+
+
+def test_the_library_imports_without_the_systems_around_it() -> None:
+    modules = library_modules()
+    assert {"stepvideo.stage", "stepvideo.models.dit"} <= set(modules)
+    script = (
+        "import importlib, sys\n"
+        f"for name in {OUTSIDE!r}: sys.modules[name] = None\n"  # None: importing it raises ModuleNotFoundError
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+    )
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_layers() -> None:
+    script = "import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint(['--no-cache']))"
+    done = python("-c", script)
+    assert "0 broken" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]
+    assert done.returncode == 0

@@ -173,6 +173,8 @@ def _store(store: Path) -> Check:
         if os.access(above, os.W_OK | os.X_OK):
             return Check("store", "ok", f"{store} will be made")
         return Check("store", "missing", f"{store} cannot be made: {above} is not writable", "choose another store")
+    if not store.is_dir():
+        return Check("store", "missing", f"{store} is not a folder", "choose another store")
     try:
         artifact.Store(store).check_writable()
     except StepVideoError as e:

@@ -150,11 +150,10 @@ class DiT(nn.Module):
         return self.proj_out.weight.dtype
 
     def _with_condition(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        cfg = self.cfg
-        if x.ndim != 5 or x.shape[2] != cfg.in_channels or x.shape[3] % cfg.patch_size or x.shape[4] % cfg.patch_size:
-            raise ValueError(
-                f"hidden_states {list(x.shape)}: expected [b, f, {cfg.in_channels}, h, w], h and w multiples of {cfg.patch_size}"
-            )
+        cfg, p = self.cfg, self.cfg.patch_size
+        if x.ndim != 5 or x.shape[2] != cfg.in_channels or x.shape[3] % p or x.shape[4] % p:
+            expected = f"[b, f, {cfg.in_channels}, h, w], h and w multiples of {p}"
+            raise ValueError(f"hidden_states {list(x.shape)}: expected {expected}")
         if (condition is not None) != cfg.use_additional_conditions:
             state = "needs" if cfg.use_additional_conditions else "takes no"
             raise ValueError(

@@ -163,12 +163,27 @@ def lock(directory: Path) -> Iterator[bool]:
 
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("a+") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+        for wait in (0.05, 0.1, 0.2, 0.0):  # `is_running` holds it for an instant; that is no other job
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not wait:
+                    yield False
+                    return
+                time.sleep(wait)
         yield True
+
+
+def _is_locked(directory: Path) -> bool:
+    import fcntl
+
+    with (directory / "lock").open("a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def is_running(directory: Path, stale_after_s: float = 60.0) -> bool:
@@ -178,6 +193,5 @@ def is_running(directory: Path, stale_after_s: float = 60.0) -> bool:
     except ArtifactError:
         return False
     if beat["host"] == socket.gethostname():
-        with lock(directory) as free:
-            return not free
+        return _is_locked(directory)
     return time.time() - beat["time"] < stale_after_s

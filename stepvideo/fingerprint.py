@@ -1,6 +1,7 @@
 """Fingerprint of the code behind a stage: its import closure inside `stepvideo`, without comments and docstrings.
 
-A commit that touches only a README, a comment or another stage's code does not re-run anything.
+A commit that touches only a README, a comment or another stage's code does not re-run anything. A stage that lives
+outside the package (`STEPVIDEO_KINDS`) counts with its own module and what that imports from the package.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ def fingerprint(*modules: str) -> str:
 
 
 def closure(*modules: str) -> set[str]:
-    """Names of all modules of the package reached from `modules`; imports inside functions count too."""
+    """`modules` and all modules of the package reached from them; imports inside functions count too."""
     seen: set[str] = set()
     todo = list(modules)
     while todo:
         name = todo.pop()
-        if name in seen or _source(name) is None:
+        if name in seen or not (_in_package(name) or name in modules) or _source(name) is None:
             continue
         seen.add(name)
         todo.extend(_imports(name))
@@ -46,10 +47,15 @@ def closure(*modules: str) -> set[str]:
     return seen
 
 
+def _in_package(name: str) -> bool:
+    return name.split(".")[0] == PACKAGE
+
+
 @functools.cache
 def _source(name: str) -> Path | None:
-    if name.split(".")[0] != PACKAGE:
-        return None
+    if not _in_package(name):
+        spec = importlib.util.find_spec(name)
+        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
     root = Path(__file__).parent.parent.joinpath(*name.split("."))
     for candidate in (root / "__init__.py", root.with_suffix(".py")):
         if candidate.exists():

@@ -1,23 +1,28 @@
 """Run one stage: `python -m stepvideo.job STAGE_DIR`.
 
-The only thing that crosses a process boundary. It reads `spec.json`, needs neither Prefect nor Hydra nor MLflow, and can
-be run by hand. Under torchrun every rank runs it; rank 0 owns the directory.
+The only thing that crosses a process boundary. It reads `spec.json`, needs neither Prefect nor Hydra nor MLflow, and
+can be run by hand. A stage of several ranks (`runtime.nproc`) starts them itself, in its own process group, unless it
+already is one of them (torchrun and srun set RANK); rank 0 owns the directory.
 
 Exit codes: 0 complete; 75 preempted, state saved, run again; 1 failed (`error.json` says why); 3 another job holds it.
+The last event in `events.jsonl` (finished, preempted, failed) says the same to whoever did not start the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +34,18 @@ from stepvideo.stage import RunFn, StageContext, StageSpec, kind, resolve
 
 EXIT_BUSY = 3
 HEARTBEAT_S = 2.0
+RANKS_GRACE_S = 20.0  # given to the other ranks to end by themselves once one has failed
 EXPECT_CODE = "STEPVIDEO_ANY_CODE"  # set to run a spec with other code than it was planned with
 
 
 def main(stage_dir: str | Path) -> int:
     """Run the stage in `stage_dir` to a complete artifact; returns the exit code (see the module docstring)."""
     directory = Path(stage_dir).absolute()
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     spec = StageSpec.read(directory / "spec.json")
+    nproc = int(spec.config.get("runtime", {}).get("nproc", 1))
+    if nproc > 1 and "RANK" not in os.environ:
+        return _ranks(directory, nproc)
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if rank:
         return _guarded(spec, directory, rank, world_size)
     with artifact.lock(directory) as mine:
@@ -49,26 +58,80 @@ def main(stage_dir: str | Path) -> int:
             return _guarded(spec, directory, rank, world_size)
 
 
+def _ranks(directory: Path, nproc: int) -> int:
+    """Run `nproc` ranks of this job as child processes of one process group; the worst exit code wins."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shared = {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "stepvideo.job", str(directory)]
+    children = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(nproc)
+    ]
+
+    def forward(number: int, _: object) -> None:
+        for c in children:
+            if c.poll() is None:
+                c.send_signal(number)
+
+    with _handle_signals(forward):
+        codes = _wait_for_all(children)
+    failed = [c for c in codes if c not in (0, EXIT_PREEMPTED)]
+    return failed[0] if failed else max(codes)
+
+
+def _wait_for_all(children: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Exit codes of all. When one fails the others would wait for it in a collective, so they are ended."""
+    while any(c.poll() is None for c in children):
+        if any(c.returncode not in (None, 0, EXIT_PREEMPTED) for c in children):
+            deadline = time.monotonic() + RANKS_GRACE_S
+            for c in children:
+                if c.poll() is None:
+                    c.terminate()
+            for c in children:
+                try:
+                    c.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    c.kill()
+                    c.wait()
+            break
+        time.sleep(0.05)
+    return [c.wait() for c in children]
+
+
 def _guarded(spec: StageSpec, directory: Path, rank: int, world_size: int) -> int:
     """Run and turn outcomes into exit codes; failures leave `error.json` for the driver."""
+    sink: JsonlSink | NullSink = NullSink()
     try:
-        _run(spec, directory, rank, world_size)
+        if rank == 0:
+            (directory / "error.json").unlink(missing_ok=True)
+            sink = JsonlSink(directory / "events.jsonl")
+        _run(spec, directory, rank, world_size, sink)
         return 0
     except Preempted:
+        sink.event("preempted")
         return EXIT_PREEMPTED
     except Exception as e:
         traceback.print_exc()
         if rank == 0:
             error = {"type": type(e).__name__, "message": str(e), "traceback": traceback.format_exc()}
             error["user"] = isinstance(e, StepVideoError)
+            with contextlib.suppress(OSError, ValueError):  # a full disk: stderr has the reason already
+                sink.event("failed", error=f"{type(e).__name__}: {e}")
             try:
                 storage.write_json(directory / "error.json", error)
             except StepVideoError as full:
                 print(full, file=sys.stderr)
         return 1
+    finally:
+        if isinstance(sink, JsonlSink):
+            with contextlib.suppress(OSError):
+                sink.close()
 
 
-def _run(spec: StageSpec, directory: Path, rank: int, world_size: int) -> None:
+def _run(spec: StageSpec, directory: Path, rank: int, world_size: int, sink: JsonlSink | NullSink) -> None:
     run_fn: RunFn = resolve(kind(spec.kind).run)
     config = spec.typed_config()
     found = fingerprint(kind(spec.kind).run.split(":")[0])
@@ -79,22 +142,20 @@ def _run(spec: StageSpec, directory: Path, rank: int, world_size: int) -> None:
         )
     inputs = {role: _input(spec, role) for role in spec.inputs}
     tmp, work = directory / "out.tmp", directory / "work"
-    sink: JsonlSink | NullSink = NullSink()
     if rank == 0:
-        (directory / "error.json").unlink(missing_ok=True)
         shutil.rmtree(tmp, ignore_errors=True)
         try:
             tmp.mkdir(parents=True)
             work.mkdir(exist_ok=True)
         except OSError as e:
             raise StageFailed(f"{spec.stage}: cannot create {tmp}: {e.strerror}") from e
-        sink = JsonlSink(directory / "events.jsonl")
         sink.event("attempt_started", pid=os.getpid(), host=socket.gethostname(), world_size=world_size)
     _set_threads(config.runtime.threads, world_size)
-    stop = _stop_on_signals()
+    stop = threading.Event()
     started = time.time()
     ctx = StageContext(config, inputs, tmp, work, sink, rank, world_size, stop)
-    metrics = run_fn(ctx)
+    with _handle_signals(lambda *_: stop.set()):  # training saves at the next step boundary (notes/mlops §5.5)
+        metrics = run_fn(ctx)
     if rank == 0:
         _finish(spec, directory, metrics, started)
         sink.event("finished", seconds=time.time() - started, metrics=metrics)
@@ -158,13 +219,18 @@ def _set_threads(threads: int, world_size: int) -> None:
         torch.set_num_threads(count)
 
 
-def _stop_on_signals() -> threading.Event:
-    """SIGTERM, SIGUSR1 and SIGUSR2 only set a flag; training saves at the next step boundary (notes/mlops §5.5)."""
-    stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(s, lambda *_: stop.set())
-    return stop
+@contextlib.contextmanager
+def _handle_signals(handler: Any) -> Iterator[None]:
+    """SIGTERM, SIGUSR1 and SIGUSR2 go to `handler` (only the main thread can); the former handlers come back after."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for s, f in former.items():
+            signal.signal(s, f if f is not None else signal.SIG_DFL)
 
 
 class _Heartbeat:
@@ -201,4 +267,7 @@ class _Heartbeat:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m stepvideo.job STAGE_DIR")
-    sys.exit(main(sys.argv[1]))
+    try:
+        sys.exit(main(sys.argv[1]))
+    except StepVideoError as e:
+        sys.exit(f"{type(e).__name__}: {e}")

@@ -1,11 +1,14 @@
 """A stage: a function from (typed config, input artifacts) to (output artifact, metrics).
 
-`KINDS` names every kind of stage by strings, so that planning and `--help` import nothing heavy.
+`KINDS` names every kind of stage by strings, so that planning and `--help` import nothing heavy. The environment
+variable `STEPVIDEO_KINDS` adds kinds of one's own, in the driver and in its jobs:
+"name=module:function,module:ConfigClass; …".
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -54,9 +57,21 @@ def resolve(path: str) -> Any:
 
 
 def kind(name: str) -> Kind:
-    if name not in KINDS:
-        raise ConfigError(f"unknown kind of stage {name!r}; known: {', '.join(KINDS)}")
-    return KINDS[name]
+    known = KINDS | _plugins()
+    if name not in known:
+        raise ConfigError(f"unknown kind of stage {name!r}; known: {', '.join(known)}")
+    return known[name]
+
+
+def _plugins() -> dict[str, Kind]:
+    kinds = {}
+    for entry in filter(None, (e.strip() for e in os.environ.get("STEPVIDEO_KINDS", "").split(";"))):
+        name, _, paths = entry.partition("=")
+        run, _, config = (p.strip() for p in paths.partition(","))
+        if ":" not in run or ":" not in config:
+            raise ConfigError(f"STEPVIDEO_KINDS: {entry!r} is not name=module:function,module:ConfigClass")
+        kinds[name.strip()] = Kind(run, config, "from STEPVIDEO_KINDS")
+    return kinds
 
 
 @dataclass

@@ -66,7 +66,7 @@ def checks(store: Path | str | None = None, root: Path = ROOT) -> list[Check]:
 def worst(found: list[Check]) -> Status:
     """The gravest status: "missing" before "warn" before the rest."""
     present = {c.status for c in found}
-    return next((s for s in ("missing", "warn") if s in present), "ok")
+    return "missing" if "missing" in present else "warn" if "warn" in present else "ok"
 
 
 # ------------------------------------------------------------------------------------------------------ the environment

@@ -179,9 +179,7 @@ def preference_score(
     return Preference(score, *counts, sign_flip(x, clusters, seed=seed))
 
 
-def _clustered(
-    values: ArrayLike, clusters: Sequence[Hashable] | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _clustered(values: ArrayLike, clusters: Sequence[Hashable] | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Values [n] as floats, and each one's cluster number 0…m−1 in order of first appearance."""
     x = np.asarray(values, float)
     if x.ndim != 1 or not len(x):

@@ -76,8 +76,7 @@ def test_bootstrap_is_deterministic_and_covers():
     assert cluster_bootstrap(x, seed=3) == cluster_bootstrap(x, seed=3)
     rng = np.random.default_rng(4)
     covered = sum(
-        e.low <= 0.5 <= e.high
-        for e in (cluster_bootstrap(rng.random(60), resamples=400, seed=i) for i in range(200))
+        e.low <= 0.5 <= e.high for e in (cluster_bootstrap(rng.random(60), resamples=400, seed=i) for i in range(200))
     )
     assert 0.90 <= covered / 200 <= 0.985
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +25,47 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in wanting:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model of random weights in the released layout: 32×32 pixels, 17 frames, one folder, a few hundred kB."""
+    import torch
+
+    from stepvideo import storage
+    from stepvideo.diffusion.sampling import Sampling
+    from stepvideo.models import checkpoints
+    from stepvideo.models.clip import CLIPTextEncoder
+    from stepvideo.models.config import CLIPTextConfig, DiTConfig, StepLLMConfig, VAEConfig
+    from stepvideo.models.dit import DiT
+    from stepvideo.models.step_llm import StepLLM
+    from stepvideo.models.text_encoders import TextEncoders, save_text_encoders
+    from stepvideo.models.tokenizers import CLIPTokenizer, LLMTokenizer
+    from stepvideo.models.video_vae import VideoVAE
+    from stepvideo.world.attributes import all_combinations
+    from stepvideo.world.captions import prompts
+
+    root = tmp_path_factory.mktemp("tiny_models")
+    draw = torch.Generator().manual_seed(0)
+    texts = [p.text for p in prompts(all_combinations(), 600, 0)]
+    llm_tokenizer, clip_tokenizer = LLMTokenizer.train(texts, 300, 40), CLIPTokenizer.train(texts, 300, 40)
+    llm = StepLLM(StepLLMConfig(16, 1, 2, 1, 32, padded_vocab_size=llm_tokenizer.vocab_size))
+    clip = CLIPTextEncoder(CLIPTextConfig(clip_tokenizer.vocab_size, 16, 1, 2, 32, 64))
+    dit = DiT(DiTConfig(2, 16, 2, 4, 4, caption_channels=[16, 16]))
+    for model in (llm, clip, dit):
+        model.init_weights(draw)
+    with torch.no_grad():  # as for training the output would be zero, whatever the prompt
+        dit.proj_out.weight.normal_(0, 0.3, generator=draw)
+        for block in dit.transformer_blocks:
+            block.attn2.wo.weight.normal_(0, 0.3, generator=draw)
+    torch.manual_seed(0)
+    ones = [1, 1, 1, 1]
+    vae = VideoVAE(VAEConfig(z_channels=4, enc_ch=8, enc_ch_mult=ones, dec_ch=8, dec_ch_mult=ones, num_groups=4))
+    save_text_encoders(TextEncoders(llm, llm_tokenizer, clip, clip_tokenizer), root)
+    storage.write_json(root / "text_lengths.json", {"llm_length": 40, "clip_length": 40})
+    checkpoints.save_dit(dit, root)
+    checkpoints.save_vae(vae, root)
+    checkpoints.save_scheduler(root)
+    storage.write_json(root / "transformer" / "latent_stats.json", {"mean": [0.1] * 4, "std": [0.5, 1, 1, 2]})
+    Sampling(17, 32, 32, steps=4, cfg=3.0, time_shift=2.0).write(root)
+    return root

@@ -175,8 +175,8 @@ def preference_score(
     if not np.isin(x, (-1, 0, 1)).all():
         raise ValueError(f"outcomes must be +1, 0 or -1, not {sorted(set(x.tolist()) - {-1.0, 0.0, 1.0})[:3]}")
     score = cluster_bootstrap((1 + x) / 2, clusters, resamples=resamples, level=level, seed=seed)
-    counts = [int((x == v).sum()) for v in (1, 0, -1)]
-    return Preference(score, *counts, sign_flip(x, clusters, seed=seed))
+    wins, ties, losses = (int((x == v).sum()) for v in (1, 0, -1))
+    return Preference(score, wins, ties, losses, sign_flip(x, clusters, seed=seed))
 
 
 def _clustered(values: ArrayLike, clusters: Sequence[Hashable] | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

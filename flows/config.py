@@ -1,0 +1,80 @@
+"""The driver's own config: what is chosen once for a whole cascade (torch-free).
+
+The configs of the stages live beside the stages; `flows.compose` puts them under `stages`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepvideo.config import Runtime
+
+LAUNCHERS = ("debug", "local", "submitit-local")
+WEIGHTS = ("train", "shipped")
+
+
+@dataclass
+class ClusterConfig:
+    """Where and how jobs run."""
+
+    launcher: str = "local"  # debug | local | submitit-local
+    concurrency: int = 1  # stages at a time, where the graph allows it
+    snapshot: bool = True  # jobs run a copy of the code as it was when the driver started
+    grace_s: float = 30.0  # from the request to stop until SIGKILL, when the flow is cancelled
+
+    def __post_init__(self) -> None:
+        if self.launcher not in LAUNCHERS:
+            raise ValueError(f"cluster.launcher is {self.launcher!r}; give one of {', '.join(LAUNCHERS)}")
+        if self.concurrency < 1:
+            raise ValueError(f"cluster.concurrency is {self.concurrency}; give 1 or more")
+
+
+@dataclass
+class TrackingConfig:
+    """Which servers are told."""
+
+    mlflow: bool = True
+    mlflow_uri: str = ""  # empty: SQLite, <work>/mlflow.db
+    experiment: str = "stepvideo"
+    model_name: str = "stepvideo-t2v"  # in MLflow's registry
+    prefect: bool = True
+
+
+@dataclass
+class WeightsConfig:
+    """Train the VAE and the text encoders, or take the small weights that this repository ships."""
+
+    text: str = "train"
+    vae: str = "train"
+
+    def __post_init__(self) -> None:
+        for name in ("text", "vae"):
+            if getattr(self, name) not in WEIGHTS:
+                raise ValueError(f"weights.{name} is {getattr(self, name)!r}; give one of {', '.join(WEIGHTS)}")
+
+
+@dataclass
+class CascadeConfig:
+    """Everything; relative paths are relative to the current folder, the defaults to the project's."""
+
+    name: str = "bare"  # of the profile
+    seed: int = 0  # of every stage that has none of its own
+    store: str = "${root:runs/store}"  # artifacts
+    work: str = "${root:runs}"  # tracking databases
+    data: str = "${root:data}"  # raw clips, versioned by data.dvc
+    raw: str = ""  # one more folder of raw videos
+    graph: str = "flows.table"  # module with `STAGES` and `rows(cfg)`
+    sft_runs: int = 2  # fine-tuned models that are averaged
+    gate: bool = True  # stop when the catalog fails its expectations
+    register: bool = True  # the last model goes to MLflow's registry as `candidate`
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    runtime: Runtime = field(default_factory=Runtime)  # of every stage that has none of its own
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    stages: dict[str, Any] = field(default_factory=dict)  # name: config of its kind
+    only: dict[str, Any] = field(default_factory=dict)  # changes for one of several: only.t2vi_540.s6.steps=9
+
+    def __post_init__(self) -> None:
+        if self.sft_runs < 1:
+            raise ValueError(f"sft_runs is {self.sft_runs}; give 1 or more")

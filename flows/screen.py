@@ -1,0 +1,123 @@
+"""The terminal: a plan, live progress with the time left, and the table at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from flows.plan import Step
+from stepvideo.stage import StageSpec
+from tasks.ledger import Ledger
+from tasks.stages import Outcome
+
+STYLE = {"hit": "green", "run": "yellow", "running": "cyan", "depends": "dim", "damaged": "red", "failed": "red"}
+KEY_METRICS = ("all", "accuracy", "score", "psnr", "loss", "error", "clips")  # the first that a stage has is shown
+
+
+def plan_table(steps: list[Step]) -> Table:
+    table = Table(title="plan", title_justify="left")
+    for column in ("stage", "kind", "", "why", "key"):
+        table.add_column(column)
+    for s in steps:
+        table.add_row(s.node.name, s.node.kind, f"[{STYLE[s.state]}]{s.state.upper()}[/]", s.why, s.key)
+    return table
+
+
+def key_metric(metrics: Mapping[str, float]) -> str:
+    """ "name value" of the metric that says most; the first one if none is known."""
+    name = next((k for k in KEY_METRICS if k in metrics), next(iter(metrics), ""))
+    return f"{name} {metrics[name]:.4g}" if name else ""
+
+
+def result_table(results: Mapping[str, Outcome], links: Mapping[str, str]) -> Table:
+    """Stage, cached or ran, time, key metric, and the MLflow link where there is one."""
+    table = Table(title="cascade", title_justify="left")
+    table.add_column("stage")
+    table.add_column("")
+    table.add_column("time", justify="right")
+    table.add_column("metric")
+    table.add_column("artifact", overflow="fold")
+    if links:
+        table.add_column("MLflow", overflow="fold")
+    for name, outcome in results.items():
+        state = "[green]cached[/]" if outcome.cached else "[yellow]ran[/]"
+        manifest = outcome.artifact.manifest
+        seconds = manifest["finished"] - manifest["started"] if outcome.cached else outcome.seconds
+        spent = f"({clock(seconds)})" if outcome.cached else clock(seconds)
+        row = [name, state, spent, key_metric(outcome.artifact.metrics), f"{name}/{manifest['key'][:8]}"]
+        table.add_row(*row, *([links.get(name, "")] if links else []))
+    return table
+
+
+def clock(seconds: float) -> str:
+    """12.3 s, 4:05 or 1:02:03."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+class Screen:
+    """A listener of stages: bars with the time left on a terminal, one line a stage elsewhere."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._total, self._count = total, 0
+        self._lock = threading.Lock()
+        self._tasks: dict[str, TaskID] = {}
+        self._since: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("[cyan]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total} {task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Screen:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def started(self, spec: StageSpec, ledger: Ledger, attached: bool) -> None:
+        with self._lock:
+            self._since[spec.stage] = time.monotonic()
+            self._tasks[spec.stage] = self._progress.add_task(spec.stage, total=None, unit="")
+        if attached or not self.console.is_terminal:
+            self.console.print(f"{'↻ attached to' if attached else '▶'} {spec.stage} [dim]{spec.key}[/]")
+
+    def events(self, spec: StageSpec, records: list[dict[str, Any]], offset: int) -> None:
+        last = next((r for r in reversed(records) if r["type"] == "progress"), None)
+        if last and spec.stage in self._tasks:
+            done, total = last["done"], last["total"]
+            self._progress.update(self._tasks[spec.stage], completed=done, total=total, unit=last["unit"])
+        for r in records:
+            if r.get("name") in ("preempted", "failed"):
+                self.console.print(f"[yellow]! {spec.stage} {r['name']}[/] {r.get('error', '')}", highlight=False)
+
+    def ended(self, spec: StageSpec, outcome: Outcome | None, error: BaseException | None) -> None:
+        with self._lock:
+            self._count += 1
+            task = self._tasks.pop(spec.stage, None)
+        if task is not None:
+            self._progress.remove_task(task)
+        place = f"[dim]{self._count:>2}/{self._total}[/]"
+        if outcome is None:
+            self.console.print(f"{place} [red]✗ {spec.stage}[/] {type(error).__name__}")
+            return
+        spent = "cached" if outcome.cached else clock(outcome.seconds)
+        mark = "[green]=[/]" if outcome.cached else "[green]✓[/]"
+        self.console.print(f"{place} {mark} {spec.stage:<16} {spent:>8}  {key_metric(outcome.artifact.metrics)}")

@@ -1,0 +1,140 @@
+"""One invocation of a cascade, with or without Prefect around it: compose, record, run, report."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows import driver
+from flows.compose import ROOT, chosen, compose, data_folder
+from flows.config import CascadeConfig
+from flows.graph import Node, build
+from flows.plan import fingerprints, spec_of
+from stepvideo.artifact import Artifact, Store
+from tasks import data_version
+from tasks.launch import Launcher, launcher
+from tasks.ledger import Ledger
+from tasks.record import RunRecord, recorded
+from tasks.snapshot import snapshot
+from tasks.stages import Listener, Outcome, run_stage
+
+Wrap = Callable[[Node, Callable[[], Outcome]], Outcome]
+
+
+@dataclass
+class Session:
+    """What the stages of one invocation share."""
+
+    cfg: dict[str, Any]
+    nodes: list[Node]
+    store: Store
+    code: dict[str, str]  # kind: fingerprint
+    launcher: Launcher
+    record: RunRecord
+    listeners: list[Listener]
+    lineage: dict[str, Any] = field(default_factory=dict)
+    cancel: threading.Event = field(default_factory=threading.Event)
+    started: float = field(default_factory=time.monotonic)
+
+    def run(self, wrap: Wrap | None = None) -> dict[str, Outcome]:
+        """Every node in order; `wrap(node, call)` stands around each, for Prefect. {node name: outcome}."""
+
+        def one(node: Node, inputs: Mapping[str, Artifact]) -> Outcome:
+            def call() -> Outcome:
+                return self.run_node(node, inputs)
+
+            return wrap(node, call) if wrap else call()
+
+        return driver.execute(self.nodes, one, self.cfg["cluster"]["concurrency"], self.cancel)
+
+    def run_node(self, node: Node, inputs: Mapping[str, Artifact]) -> Outcome:
+        """Bring one node to its artifact. See `tasks.stages.run_stage`."""
+        spec = spec_of(node, inputs, self.store, self.code, self.lineage)
+        self.record.update_stage(node.name, key=spec.key, state="running")
+        try:
+            outcome = run_stage(
+                spec,
+                self.launcher,
+                _All(self.listeners),
+                grace_s=self.cfg["cluster"]["grace_s"],
+                cancel=self.cancel,
+                lineage=_tracking_ids,
+            )
+        except BaseException as e:
+            self.record.update_stage(node.name, state="failed", error=str(e))
+            raise
+        about = {"cached": outcome.cached, "seconds": outcome.seconds, "metrics": outcome.artifact.metrics}
+        self.record.update_stage(node.name, state="complete", digest=outcome.artifact.digest, **about)
+        return outcome
+
+
+def prepare(overrides: list[str], until: str | None = None) -> tuple[dict[str, Any], list[Node]]:
+    """The config and the nodes of a run; raw data that is missing is pulled first."""
+    if chosen(overrides, "graph", CascadeConfig.graph) == CascadeConfig.graph:
+        data_version.pull_if_missing(data_folder(overrides), ROOT)
+    cfg = compose(overrides)
+    return cfg, build(cfg, until)
+
+
+@contextlib.contextmanager
+def session(
+    cfg: dict[str, Any], nodes: list[Node], overrides: list[str], until: str | None, listeners: list[Listener]
+) -> Iterator[Session]:
+    """A session with its record in the store. Raises ArtifactError if the store cannot be written."""
+    store = Store(cfg["store"])
+    store.check_writable()
+    debug = cfg["cluster"]["launcher"] == "debug"
+    copied = snapshot(store.root) if cfg["cluster"]["snapshot"] and not debug else None
+    about = {
+        "config": cfg,
+        "overrides": overrides,
+        "until": until,
+        "nodes": [{"name": n.name, "kind": n.kind, "inputs": n.inputs} for n in nodes],
+    }
+    with recorded(store, **about) as record:
+        lineage = {**data_version.lineage(ROOT), "run": record.data["id"], "command": command(overrides, until)}
+        started = launcher(cfg["cluster"]["launcher"], copied)
+        yield Session(cfg, nodes, store, fingerprints(nodes), started, record, listeners, lineage)
+
+
+def command(overrides: list[str], until: str | None) -> str:
+    """The line that makes this run again."""
+    import shlex
+
+    return shlex.join(["stepvideo", "run", *overrides, *(["--until", until] if until else [])])
+
+
+def _tracking_ids(ledger: Ledger) -> dict[str, Any]:
+    return {k: v for k, v in ledger.tracking.items() if k != "offset"}
+
+
+class _All:
+    """Several listeners as one."""
+
+    def __init__(self, listeners: list[Listener]) -> None:
+        self._listeners = listeners
+
+    def started(self, *args: Any) -> None:
+        for each in self._listeners:
+            each.started(*args)
+
+    def events(self, *args: Any) -> None:
+        for each in self._listeners:
+            each.events(*args)
+
+    def ended(self, *args: Any) -> None:
+        for each in self._listeners:
+            each.ended(*args)
+
+
+def report_page(results: Mapping[str, Outcome]) -> Path | None:
+    """The HTML page, where a stage of kind `report` ran."""
+    for outcome in results.values():
+        if outcome.artifact.manifest["kind"] == "report":
+            return next(iter(sorted(outcome.artifact.out.glob("*.html"))), None)
+    return None

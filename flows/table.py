@@ -1,0 +1,112 @@
+"""The wiring of the cascade (report §4–§8): one row a stage. Read it from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from flows.graph import Row
+
+# Name of a config under `stages`: kind of stage.
+STAGES = {
+    "raw": "raw",
+    "world": "render",
+    "curate": "curate",
+    "subsets": "subsets",
+    "text": "text",
+    "vae1": "vae",
+    "vae2": "vae",
+    "shipped": "shipped",
+    "latents": "latents",
+    "t2i": "train",
+    "t2vi_192": "train",
+    "t2vi_540": "train",
+    "sft": "train",
+    "average": "average",
+    "pairs": "pairs",
+    "dpo": "dpo",
+    "couplings": "couplings",
+    "turbo": "turbo",
+    "evaluate": "evaluate",
+    "report": "report",
+}
+
+
+def defaults(data: Path) -> dict[str, Any]:
+    """Settings that `data.dvc` versions with the raw clips: the generator of the further ones."""
+    world = data / "world.yaml"
+    return {"world": OmegaConf.load(world)} if world.exists() else {}
+
+
+def rows(cfg: Mapping[str, Any]) -> list[Row]:
+    """The rows for a config: which weights are trained, how many SFT runs there are, whether there are other clips."""
+    ship_text, ship_vae = (cfg["weights"][w] == "shipped" for w in ("text", "vae"))
+    clips = {"curate": "curate", "subsets": "subsets"}
+    vae = "vae" if ship_vae else "vae2"
+    coded = {"latents": "latents", "subsets": "subsets", "text": "text"}
+    judged = {"vae": vae, "text": "text"}
+    sft = [f"sft.{i + 1}" for i in range(cfg["sft_runs"])]
+    models = ["t2vi_540.s6", sft[0], "average", "dpo", "turbo"]
+
+    table = [Row("raw", "raw", set=_raw(f"{cfg['data']}/raw"))]
+    if cfg["raw"]:
+        table.append(Row("extra", "raw", config="raw", set=_raw(cfg["raw"])))
+    table += [
+        Row("world", "render"),
+        Row("curate", "curate", {"raw": "raw", "world": "world", **({"extra": "extra"} if cfg["raw"] else {})}),
+        Row("subsets", "subsets", {"curate": "curate"}),
+    ]
+    if ship_text:
+        table += [Row("text", "shipped", config="shipped", set=_shipped("text"))]
+    else:
+        table += [Row("text", "text", clips)]
+    if ship_vae:
+        table += [Row("vae", "shipped", config="shipped", set=_shipped("vae"))]
+    else:
+        table += [
+            Row("vae1", "vae", {**clips, "text": "text"}),
+            Row("vae2", "vae", {"init": "vae1", **clips, "text": "text"}),
+        ]
+    table += [
+        Row("latents", "latents", {**clips, "vae": vae, "text": "text"}),
+        Row("t2i", "train", coded),
+    ]
+    previous = "t2i"
+    for family, subsets in (("t2vi_192", ("s1", "s2", "s3")), ("t2vi_540", ("s4", "s5", "s6"))):
+        resolution = "low" if family == "t2vi_192" else "high"
+        for s in subsets:
+            fixed = {"subset": s, "resolution": resolution}
+            table.append(Row(f"{family}.{s}", "train", {"init": previous, **coded}, family, fixed))
+            previous = f"{family}.{s}"
+    for i, name in enumerate(sft):
+        table.append(Row(name, "train", {"init": previous, **coded}, "sft", {"subset": f"sft_{i + 1}"}))
+    curves = {f"train.{r.name}": r.name for r in table if r.kind in ("text", "vae", "train")}
+    curves |= {"train.dpo": "dpo", "train.turbo": "turbo"}
+    table += [
+        Row("average", "average", {name: name for name in sft}),
+        Row("pairs", "pairs", {"model": "average", **judged}),
+        Row("dpo", "dpo", {"init": "average", "pairs": "pairs", "text": "text"}),
+        Row("couplings", "couplings", {"model": "dpo", **coded}),
+        Row("turbo", "turbo", {"init": "dpo", "couplings": "couplings", "text": "text"}, final=True),
+        *(Row(f"evaluate.{m}", "evaluate", {"model": m, **judged}, "evaluate") for m in models),
+        Row(
+            "report", "report", {**clips, **curves, **{f"evaluate.{m}": f"evaluate.{m}" for m in models}}, lineage=True
+        ),
+    ]
+    return table
+
+
+def _raw(folder: str) -> dict[str, Any]:
+    """The key of raw data is its content; where it lies is only how to reach it."""
+    from stepvideo.curation.raw import content_digest
+
+    return {"content": content_digest(folder), "runtime": {"path": folder}}
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    from stepvideo.training.shipped import content_digest
+
+    return {"name": name, "content": content_digest(name)}

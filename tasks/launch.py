@@ -1,0 +1,255 @@
+"""Start a stage's job, wait for it, stop it: in this process, as a local process, or through submitit.
+
+A handle's `poll` gives the exit code of `stepvideo.job` once the job has ended. Jobs of `Local` and `SubmititLocal` are
+in sessions of their own and survive the driver; `Attached` waits for one that another driver started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from stepvideo import job, storage
+from stepvideo.artifact import is_running
+from stepvideo.errors import EXIT_PREEMPTED, ArtifactError, ConfigError
+from stepvideo.sink import read_events
+from tasks.snapshot import job_environment
+
+FAILED = 1
+TIMED_OUT = 124  # as timeout(1) has it
+_ENVIRON = threading.Lock()
+
+
+class Handle(Protocol):
+    """A job that was started. `ids` goes into the ledger."""
+
+    ids: dict[str, Any]
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        ...
+
+    def stop(self, grace_s: float) -> None:
+        """Ask it to save and end; after `grace_s` seconds kill it. Nothing but this job is touched."""
+        ...
+
+
+class Launcher(Protocol):
+    name: str
+
+    def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle: ...
+
+
+def launcher(name: str, code: Path | None = None) -> Launcher:
+    """The launcher of a `cluster.launcher` setting; `code`: the snapshot that jobs run."""
+    if name == "debug":
+        return Debug()
+    if name == "local":
+        return Local(code)
+    if name == "submitit-local":
+        return SubmititLocal(code)
+    raise ConfigError(f"no launcher {name!r}; there are debug, local and submitit-local")
+
+
+def log_paths(stage_dir: Path, number: int) -> tuple[Path, Path]:
+    """Where attempt `number` writes its stdout and stderr."""
+    logs = stage_dir / "logs"
+    return logs / f"attempt-{number}.out", logs / f"attempt-{number}.err"
+
+
+class Debug:
+    """In the driver's process and thread: `submit` returns when the stage has ended."""
+
+    name = "debug"
+
+    def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
+        return _Ended(job.main(stage_dir))
+
+
+class _Ended:
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.ids: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def stop(self, grace_s: float) -> None: ...
+
+
+class Local:
+    """A process of its own, in a session of its own."""
+
+    name = "local"
+
+    def __init__(self, code: Path | None = None) -> None:
+        self._code = code
+
+    def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
+        out, err = log_paths(stage_dir, number)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with out.open("ab") as o, err.open("ab") as e:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "stepvideo.job", str(stage_dir)],
+                    env=os.environ | job_environment(self._code),
+                    stdin=subprocess.DEVNULL,
+                    stdout=o,
+                    stderr=e,
+                    start_new_session=True,
+                )
+        except OSError as e:
+            raise ArtifactError(f"cannot start a job in {stage_dir}: {e.strerror or e}") from e
+        return _Process(process, stage_dir, timeout_s)
+
+
+class _Process:
+    def __init__(self, process: subprocess.Popen[bytes], stage_dir: Path, timeout_s: float) -> None:
+        self._process, self._dir = process, stage_dir
+        self._deadline = time.monotonic() + timeout_s if timeout_s else None
+        self._timed_out = False
+        self.ids: dict[str, Any] = {"pid": process.pid, "pgid": process.pid, "host": socket.gethostname()}
+
+    def poll(self) -> int | None:
+        if self._process.poll() is None and self._deadline and time.monotonic() > self._deadline:
+            self._timed_out = True
+            self.stop(10.0)
+        code = self._process.poll()
+        return TIMED_OUT if code and self._timed_out else code
+
+    def stop(self, grace_s: float) -> None:
+        _stop_group(self._process.pid, lambda: self._process.poll() is None, grace_s)
+
+
+def _stop_group(pgid: int, alive: Any, grace_s: float) -> None:
+    """SIGTERM to a process group, SIGKILL once the grace is over."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pgid, signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(pgid, signal.SIGKILL)  # also what is left of the group after its leader
+
+
+class SubmititLocal:
+    """submitit's local executor. Its own requeue and its own view of a job's state are not used."""
+
+    name = "submitit-local"
+
+    def __init__(self, code: Path | None = None) -> None:
+        self._code = code
+
+    def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
+        import submitit
+
+        folder = stage_dir / "logs" / "submitit"
+        executor = submitit.AutoExecutor(folder=folder, cluster="local")
+        executor.update_parameters(timeout_min=max(1, int(timeout_s / 60)) if timeout_s else 60 * 24 * 365)
+        with _environ(job_environment(self._code)):
+            submitted = executor.submit(job.main, str(stage_dir))
+        return _Submitted(submitted, stage_dir, number)
+
+
+class _Submitted:
+    def __init__(self, submitted: Any, stage_dir: Path, number: int) -> None:
+        self._job, self._dir, self._number = submitted, stage_dir, number
+        self._since = time.time()
+        self._linked = False
+        self.ids: dict[str, Any] = {"job_id": submitted.job_id, "host": socket.gethostname()}
+
+    def poll(self) -> int | None:
+        self._link_logs()
+        if not self._job.done():
+            return None
+        if is_running(self._dir):  # submitit's controller died, the job did not
+            return None
+        self._link_logs()
+        try:
+            return int(self._job.result())
+        except Exception:  # it was killed, or never started: submitit raises what it knows
+            return outcome(self._dir, self._since)
+
+    def stop(self, grace_s: float) -> None:
+        self._job.cancel()
+        deadline = time.monotonic() + grace_s
+        while is_running(self._dir) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        attached = Attached(self._dir)
+        if is_running(self._dir):
+            attached.kill()
+
+    def _link_logs(self) -> None:
+        """submitit names its logs by job id; give them the names that `stepvideo logs` looks for."""
+        if self._linked:
+            return
+        pairs = zip(log_paths(self._dir, self._number), (self._job.paths.stdout, self._job.paths.stderr), strict=True)
+        for link, target in pairs:
+            if not target.exists():
+                return
+            with contextlib.suppress(FileExistsError):
+                link.symlink_to(os.path.relpath(target, link.parent))
+        self._linked = True
+
+
+@contextlib.contextmanager
+def _environ(extra: dict[str, str]) -> Any:
+    """submitit passes the driver's own environment on, so it is changed for as long as the submission takes."""
+    with _ENVIRON:
+        before = {k: os.environ.get(k) for k in extra}
+        os.environ.update(extra)
+        try:
+            yield
+        finally:
+            for k, v in before.items():
+                if v is None:
+                    os.environ.pop(k, None)
+                else:
+                    os.environ[k] = v
+
+
+class Attached:
+    """A live job that another driver started."""
+
+    def __init__(self, stage_dir: Path, ids: dict[str, Any] | None = None) -> None:
+        self._dir = stage_dir
+        self._since = _last_start(stage_dir)
+        self.ids = ids or {}
+
+    def poll(self) -> int | None:
+        return None if is_running(self._dir) else outcome(self._dir, self._since)
+
+    def stop(self, grace_s: float) -> None:
+        """Stop it if it is on this host and in the process group that the ledger names."""
+        with contextlib.suppress(ArtifactError, ProcessLookupError):
+            beat = storage.read_json(self._dir / "heartbeat.json")
+            group = os.getpgid(beat["pid"]) if beat["host"] == socket.gethostname() else None
+            if group and group == self.ids.get("pgid") and is_running(self._dir):
+                _stop_group(group, lambda: is_running(self._dir), grace_s)
+
+    def kill(self) -> None:
+        """SIGKILL to the job's own process, if it is on this host."""
+        with contextlib.suppress(ArtifactError, ProcessLookupError):
+            beat = storage.read_json(self._dir / "heartbeat.json")
+            if beat["host"] == socket.gethostname() and beat["pid"] != os.getpid() and is_running(self._dir):
+                os.kill(beat["pid"], signal.SIGKILL)
+
+
+def _last_start(stage_dir: Path) -> float:
+    starts = [e["time"] for e in read_events(stage_dir / "events.jsonl")[0] if e.get("name") == "attempt_started"]
+    return starts[-1] if starts else 0.0
+
+
+def outcome(stage_dir: Path, since: float) -> int:
+    """The exit code that a job which started at `since` must have had, from what it left in its directory."""
+    if (stage_dir / "manifest.json").exists():
+        return 0
+    last = [e for e in read_events(stage_dir / "events.jsonl")[0] if e.get("type") == "event" and e["time"] >= since]
+    return EXIT_PREEMPTED if last and last[-1]["name"] == "preempted" else FAILED

@@ -45,7 +45,7 @@ class Clip:
         crop: (x, y, width, height) in the stored file; None: the whole frame.
         captions: kind → language → variants.
         caption_source: "sidecar", "filename" or "none".
-        attributes: what the sidecar's shot tells of the content (the world's ground truth); None when unknown.
+        attributes: one dict an object, from the sidecar's shot (the world's ground truth); None when unknown.
         tags: measured scores by name (saturation_mean, blur, motion_mean, …).
         source: the raw file's sha256, role and path, and the frame range in it.
     """
@@ -61,7 +61,7 @@ class Clip:
     crop: tuple[int, int, int, int] | None
     captions: Captions
     caption_source: str
-    attributes: dict[str, Any] | None
+    attributes: list[dict[str, Any]] | None
     tags: dict[str, float | None]
     source: dict[str, Any] = field(default_factory=dict)
 

@@ -1,0 +1,124 @@
+"""Configuration of the stages raw, curate and subsets (torch-free). Every threshold has its name here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stepvideo.config import Runtime, StageConfig
+
+RULES = ("min", "max", "min_quantile", "max_quantile")
+
+
+@dataclass
+class RawRuntime(Runtime):
+    """Where the raw folder is. Not part of the key: the same files in another place are the same artifact."""
+
+    path: str = ""
+
+
+@dataclass
+class RawConfig(StageConfig):
+    """The `raw` stage: a folder of videos and images as an artifact.
+
+    `content` is `stepvideo.curation.raw.content_digest(folder)`, so that the key follows the files and not their place.
+    """
+
+    content: str = ""
+    runtime: RawRuntime = field(default_factory=RawRuntime)
+
+
+@dataclass
+class HealthConfig:
+    """Which files are sound enough to cut. The others go to quarantine with a reason."""
+
+    max_bad_packets: int = 0  # packets that the decoder refuses
+    min_frame_share: float = 0.99  # decoded / expected, where the container counts its frames
+    min_duration_share: float = 0.9  # the same where the count is only duration × rate (webm, ts)
+    file_timeout_s: float = 900.0  # one file, all steps; a decoder that hangs is killed
+    memory_limit_mb: int = 8192  # address space of a worker; 0: no limit
+
+    def __post_init__(self) -> None:
+        for name in ("min_frame_share", "min_duration_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"health.{name} is {getattr(self, name)}; give a share between 0 and 1")
+        if self.file_timeout_s <= 0:
+            raise ValueError(f"health.file_timeout_s is {self.file_timeout_s}; give seconds > 0")
+        if 0 < self.memory_limit_mb < 512:
+            raise ValueError(f"health.memory_limit_mb is {self.memory_limit_mb}; give at least 512, or 0 for no limit")
+
+
+@dataclass
+class SegmentConfig:
+    """Cuts by PySceneDetect's AdaptiveDetector (§7.1), with its own defaults, and what is dropped around them."""
+
+    adaptive_threshold: float = 3.0
+    min_content_val: float = 15.0
+    window_width: int = 2
+    min_scene_len: int = 15  # frames; a cut sooner after the last one is ignored
+    trim: int = 3  # frames dropped at each end of every clip (§7.1)
+    min_frames: int = 17  # shorter clips are dropped; 17 is one VAE window
+
+    def __post_init__(self) -> None:
+        for name, least in (("window_width", 1), ("min_scene_len", 1), ("trim", 0), ("min_frames", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"segment.{name} is {getattr(self, name)}; give {least} or more")
+
+
+@dataclass
+class BorderConfig:
+    """Black borders. A line of pixels is border while no frame has more than `max_bright_share` of it above `limit`."""
+
+    limit: int = 24  # grey level, 0 to 255; ffmpeg's cropdetect has the same default
+    max_bright_share: float = 0.02  # compression noise and thin logos
+    min_edge_share: float = 0.25  # the first line inside must be at least so bright, or it is a dark scene, no border
+    min_size: int = 4  # pixels; narrower borders are left
+    min_area: float = 0.25  # a crop that would keep less is not trusted
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= 255:
+            raise ValueError(f"border.limit is {self.limit}; give a grey level from 0 to 255")
+
+
+@dataclass
+class TagsConfig:
+    """Measured tags (§7.1)."""
+
+    samples: int = 8  # frames a clip, evenly spread, for saturation and blur
+    blur_height: int = 360  # second blur score at min(native, this) lines, comparable across sizes
+    motion_side: int = 128  # shorter side of the grey frames given to Farneback; smaller frames stay as they are
+    motion_pairs: int = 0  # pairs of neighbouring frames a clip, evenly spread; 0: all
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("blur_height", 16), ("motion_side", 16), ("motion_pairs", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"tags.{name} is {getattr(self, name)}; give {least} or more")
+
+
+@dataclass
+class EncodeConfig:
+    """How cut clips are stored: h264 in mp4, one thread. A whole single-shot file is kept as it came."""
+
+    crf: int = 10  # near-lossless
+    preset: str = "superfast"  # half the time of "fast" for a quarter more bytes
+    keep_source: bool = True  # False: encode every clip
+
+
+@dataclass
+class CurateConfig(StageConfig):
+    """The `curate` stage: raw videos and images → catalog of tagged, captioned single-shot clips."""
+
+    health: HealthConfig = field(default_factory=HealthConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    border: BorderConfig = field(default_factory=BorderConfig)
+    tags: TagsConfig = field(default_factory=TagsConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    min_image_side: int = 32  # smaller stills are quarantined
+    frames_per_clip: int = 1  # single frames taken from every clip for text-to-image training
+    min_caption_overlap: float = 0.5  # share of a clip that a sidecar's shot must cover to lend it its captions
+    title_from_filename: bool = True  # clips without a sidecar get the file's name as their title
+
+    def __post_init__(self) -> None:
+        if self.frames_per_clip < 0:
+            raise ValueError(f"frames_per_clip is {self.frames_per_clip}; give 0 or more")
+        if not 0 <= self.min_caption_overlap <= 1:
+            raise ValueError(f"min_caption_overlap is {self.min_caption_overlap}; give a share between 0 and 1")

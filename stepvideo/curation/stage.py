@@ -1,0 +1,174 @@
+"""Stage `curate`: raw videos and images → catalog of tagged, captioned single-shot clips (§7.1).
+
+    catalog.parquet      one row a clip, single frame or still (columns: `records.clip_schema`; reader: `data.clips`)
+    files.parquet        one row a source file: health, shots, what became of it
+    quarantine.parquet   the rows of files.parquet that gave nothing, each with its reason
+    funnel.json          counts from files to clips
+    media/               the catalog's media files
+
+Finished chunks of files are kept in `ctx.work`, so a killed run goes on where it was, to the same bytes. The result
+does not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from stepvideo import storage
+from stepvideo.config import digest, dump, result_part
+from stepvideo.curation.config import CurateConfig
+from stepvideo.curation.cut import process
+from stepvideo.curation.pool import cores, run_chunks
+from stepvideo.curation.raw import link_or_copy
+from stepvideo.curation.records import (
+    Result,
+    Row,
+    Source,
+    clip_schema,
+    files_schema,
+    quarantined,
+    read_rows,
+    write_table,
+)
+from stepvideo.curation.sources import chunked, collect
+from stepvideo.data.clips import CATALOG
+from stepvideo.errors import StepVideoError
+from stepvideo.stage import StageContext
+
+Part = tuple[list[Row], list[Row]]  # file rows, clip rows
+
+
+def run(ctx: StageContext) -> dict[str, float]:
+    """Curate every file of `ctx.inputs`.
+
+    Returns:
+        files, quarantined, clips, images, frames (single ones), hours (of clips), captioned (share of rows).
+
+    Raises:
+        StepVideoError: no input file, or not one of them gave a clip or still.
+    """
+    config: CurateConfig = ctx.config
+    sources = collect(ctx.inputs)
+    unique, repeats = _first_of_each(sources)
+    parts = _curate(ctx, chunked(unique))
+    files = [row for part in parts for row in part[0]] + [r.file for r in repeats]
+    clips = [row for part in parts for row in part[1]]
+    _nothing_lost(sources, files)
+    files.sort(key=lambda r: (r["role"], r["file"]))
+    clips.sort(key=lambda r: (r["source_role"], r["source_file"], r["source_start"], r["kind"]))
+    quarantine = [r for r in files if r["status"] == "quarantined"]
+    if not clips:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(r["reason"] for r in quarantine).most_common())
+        raise StepVideoError(f"curate: none of {len(files)} files gave a clip or image ({reasons})")
+    _publish(ctx, sources, clips)
+    write_table(clips, clip_schema(), ctx.out / CATALOG)
+    write_table(files, files_schema(), ctx.out / "files.parquet")
+    write_table(quarantine, files_schema(), ctx.out / "quarantine.parquet")
+    funnel = _funnel(files, clips, config)
+    storage.write_json(ctx.out / "funnel.json", funnel)
+    for row in quarantine:
+        ctx.sink.event("quarantined", role=row["role"], file=row["file"], reason=row["reason"], detail=row["detail"])
+    kinds = funnel["kinds"]
+    return {
+        "files": float(len(files)),
+        "quarantined": float(len(quarantine)),
+        "clips": float(kinds["clip"]),
+        "images": float(kinds["image"]),
+        "frames": float(kinds["frame"]),
+        "hours": float(sum(r["frames"] / r["fps"] for r in clips if r["fps"]) / 3600),
+        "captioned": sum(r["caption_source"] == "sidecar" for r in clips) / len(clips),
+    }
+
+
+def work(items: list[Source], config: CurateConfig, root: Path) -> list[Result]:
+    """A chunk of files; what a pool worker runs."""
+    return [process(source, config, root) for source in items]
+
+
+def _curate(ctx: StageContext, chunks: list[list[Source]]) -> list[Part]:
+    """Every chunk's rows, from `ctx.work` where an earlier attempt finished it."""
+    config: CurateConfig = ctx.config
+    version = digest(result_part(dump(config)))
+    names = [_part_name(i, chunk, version) for i, chunk in enumerate(chunks)]
+    parts: dict[int, Part] = {}
+    for i, name in enumerate(names):
+        rows, clips = _part_files(ctx.work, name)
+        if rows.exists():
+            parts[i] = (read_rows(rows), read_rows(clips))
+    done, total = sum(len(chunks[i]) for i in parts), sum(map(len, chunks))
+    todo = [(i, chunk) for i, chunk in enumerate(chunks) if i not in parts]
+    results = run_chunks(
+        functools.partial(work, config=config, root=ctx.work),
+        todo,
+        on_failure=quarantined,
+        workers=min(config.runtime.workers or cores(), max(len(todo), 1)),
+        timeout_s=config.health.file_timeout_s,
+        memory_mb=config.health.memory_limit_mb,
+        stop=ctx.should_stop,
+    )
+    for i, chunk_results in results if todo else ():
+        parts[i] = ([r.file for r in chunk_results], [c for r in chunk_results for c in r.clips])
+        rows, clips = _part_files(ctx.work, names[i])
+        write_table(parts[i][1], clip_schema(), clips)
+        write_table(parts[i][0], files_schema(), rows)  # last: it marks the part as complete
+        done += len(chunks[i])
+        ctx.sink.progress(done, total, "files")
+    return [parts[i] for i in range(len(chunks))]
+
+
+def _part_name(i: int, chunk: list[Source], version: str) -> str:
+    content: list[Any] = [[s.role, s.file, s.sha256, s.error, s.shots] for s in chunk]
+    return f"{i:06d}-{digest([version, content])[:16]}"
+
+
+def _part_files(work_dir: Path, name: str) -> tuple[Path, Path]:
+    return work_dir / "parts" / f"{name}.files.parquet", work_dir / "parts" / f"{name}.clips.parquet"
+
+
+def _first_of_each(sources: list[Source]) -> tuple[list[Source], list[Result]]:
+    """Different contents once each; a repeated one is quarantined under its own name, so that it is not lost."""
+    first: dict[str, Source] = {}
+    repeats = []
+    for s in sources:
+        if s.size and s.sha256 in first:
+            same = first[s.sha256]
+            repeats.append(quarantined(s, "duplicate", f"the same bytes as {same.role}/{same.file}"))
+        elif s.size:
+            first[s.sha256] = s
+    gone = {(r.file["role"], r.file["file"]) for r in repeats}
+    return [s for s in sources if (s.role, s.file) not in gone], repeats
+
+
+def _nothing_lost(sources: list[Source], files: list[Row]) -> None:
+    listed = sorted((r["role"], r["file"]) for r in files)
+    if listed != sorted((s.role, s.file) for s in sources) or not all(
+        r["status"] in ("accepted", "quarantined") for r in files
+    ):
+        raise AssertionError(f"{len(sources)} files went in and {len(listed)} came out of the curation")
+
+
+def _publish(ctx: StageContext, sources: list[Source], clips: list[Row]) -> None:
+    """Link the media files that the catalog names into the artifact."""
+    by_content = {s.sha256: s.path for s in sources if s.sha256}
+    for name, row in {row["file"]: row for row in clips}.items():
+        origin = by_content[row["source_sha256"]] if row["stored"] == "source" else ctx.work / name
+        link_or_copy(origin, ctx.out / name)
+
+
+def _funnel(files: list[Row], clips: list[Row], config: CurateConfig) -> dict[str, Any]:
+    count = Counter(r["kind"] for r in clips)
+    videos = [r for r in files if r["kind"] == "video" and r["status"] == "accepted"]
+    return {
+        "files": len(files),
+        "accepted": sum(r["status"] == "accepted" for r in files),
+        "quarantined": dict(sorted(Counter(r["reason"] for r in files if r["reason"]).items())),
+        "shots": sum(r["shots"] for r in videos),
+        "dropped_shots": sum(r["dropped_shots"] for r in videos),
+        "kinds": {kind: count[kind] for kind in ("clip", "image", "frame")},
+        "caption_sources": dict(sorted(Counter(r["caption_source"] for r in clips).items())),
+        "trim": config.segment.trim,
+        "min_frames": config.segment.min_frames,
+    }

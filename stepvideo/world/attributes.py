@@ -1,8 +1,8 @@
 """The attribute grid of the world, and the combinations that nothing may ever be trained on.
 
-6 colours × 3 shapes × 4 directions × 2 sizes × 2 counts = 288 combinations; 28 of them are held out. They are chosen by a
-greedy rule that spreads them evenly over values and over pairs of values, so that a held-out combination differs from the
-seen ones by its combination only. The choice depends on nothing but this file; a test pins it.
+6 colours × 3 shapes × 4 directions × 2 sizes × 2 counts = 288 combinations; 28 of them are held out. They are chosen by
+a greedy rule that spreads them evenly over values and over pairs of values, so that a held-out combination differs from
+the seen ones by its combination only. The choice depends on nothing but this file; a test pins it.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def _parts(a: Attrs, order: int) -> Iterable[tuple[tuple[str, Any], ...]]:
 def held_out_combinations() -> tuple[Attrs, ...]:
     """The 28 held-out combinations, sorted.
 
-    Greedy: each step takes the combination whose values, pairs and triples are least over-used relative to the grid; ties
-    go to the smallest sha256 of the name.
+    Greedy: each step takes the combination whose values, pairs and triples are least over-used relative to the grid;
+    ties go to the smallest sha256 of the name.
     """
     combos = all_combinations()
     total = {k: Counter(p for a in combos for p in _parts(a, k)) for k in (1, 2, 3)}

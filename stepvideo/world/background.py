@@ -55,7 +55,7 @@ def _noise(rng: np.random.Generator, h: int, w: int) -> NDArray[np.float32]:
     size = (w, h)
     field = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
     field = field + 0.4 * (cv2.resize(fine, size, interpolation=cv2.INTER_CUBIC) - 0.5)
-    return np.clip(field, 0, 1)
+    return np.clip(field, 0, 1).astype(np.float32)
 
 
 def draw_background(b: Background, n: int, h: int, w: int) -> NDArray[np.float32]:
@@ -83,4 +83,4 @@ def draw_background(b: Background, n: int, h: int, w: int) -> NDArray[np.float32
         mix = 0.5 + 0.5 * np.tanh(2.5 * np.sin(wave * x + phase) * np.sin(wave * y + phase))
     mix = np.broadcast_to(mix, (len(frames), h, w))[..., None].astype(np.float32)
     first_rgb, second_rgb = (np.array(c, np.float32) for c in b.rgb)
-    return first_rgb + mix * (second_rgb - first_rgb)
+    return (first_rgb + mix * (second_rgb - first_rgb)).astype(np.float32, copy=False)

@@ -1,9 +1,9 @@
 """Captions and prompts in Chinese and English, from a small fixed vocabulary.
 
-Kinds: `short` (what a user would type), `dense` (short plus background, pace and camera) and `title`. Prompts for evaluation
-(`prompts`) always name all five attributes, so that every attribute can be asked for; training `short` captions leave the
-size out with probability `OMIT_SIZE`, because people's prompts do ("一个红色的圆向右移动"). Images name no direction.
-Still images and clips share words; nothing in a caption is false of its clip.
+Kinds: `short` (what a user would type), `dense` (short plus background, pace and camera) and `title`. Prompts for
+evaluation (`prompts`) always name all five attributes, so that every attribute can be asked for; training `short`
+captions leave the size out with probability `OMIT_SIZE`, because people's prompts do ("一个红色的圆向右移动").
+Images name no direction. Nothing in a caption is false of its clip.
 """
 
 from __future__ import annotations
@@ -83,9 +83,8 @@ def _zh_clause(a: Attrs, rng: np.random.Generator, sized: bool, pace: str = "") 
     d, how = ZH[a.direction], ZH[pace] if pace else ""
     if pace:
         return f"{thing}{how}向{d}移动"
-    return _pick(
-        rng, (f"{thing}向{d}移动", f"{thing}向{d}移动", f"{thing}往{d}边移动", f"{thing}正在向{d}移动", f"向{d}移动的{thing}")
-    )
+    plain = f"{thing}向{d}移动"
+    return _pick(rng, (plain, plain, f"{thing}往{d}边移动", f"{thing}正在向{d}移动", f"向{d}移动的{thing}"))
 
 
 def _en_clause(a: Attrs, rng: np.random.Generator, sized: bool, pace: str = "") -> str:
@@ -96,7 +95,8 @@ def _en_clause(a: Attrs, rng: np.random.Generator, sized: bool, pace: str = "") 
     moves, is_ = ("move", "are") if plural else ("moves", "is")
     if pace:
         return f"{thing} {moves} {EN[pace]} {d}"
-    return _pick(rng, (f"{thing} {moves} {d}", f"{thing} {moves} {d}", f"{thing} {is_} moving {d}", f"{thing} moving {d}"))
+    plain = f"{thing} {moves} {d}"
+    return _pick(rng, (plain, plain, f"{thing} {is_} moving {d}", f"{thing} moving {d}"))
 
 
 def short(attrs: Sequence[Attrs], lang: str, rng: np.random.Generator, *, always_size: bool = False) -> str:
@@ -114,7 +114,8 @@ def dense(attrs: Sequence[Attrs], lang: str, rng: np.random.Generator, setting: 
     if lang == "zh":
         what = "，".join(_zh_clause(a, rng, True, pace) for a in attrs)
         where, camera = f"{ZH[setting.background]}背景", "，镜头不动" if moving else ""
-        return _pick(rng, (f"{where}上，{what}{camera}。", f"{what}，{where}{camera}。", f"画面中{what}，{where}{camera}。"))
+        about = f"{what}，{where}{camera}。"
+        return _pick(rng, (f"{where}上，{what}{camera}。", about, f"画面中{about}"))
     what = " and ".join(_en_clause(a, rng, True, pace) for a in attrs)
     where, camera = EN[setting.background], ", the camera is still" if moving else ""
     return _pick(

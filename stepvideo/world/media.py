@@ -40,7 +40,8 @@ def encode_mp4(frames: Frames, fps: int, codec: CodecConfig | None = None, movfl
 def decode_mp4(path: Path | str) -> Frames:
     """All frames of a video file, uint8 [t, h, w, 3]."""
     with av.open(str(path)) as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    return np.stack(frames).astype(np.uint8, copy=False)
 
 
 def write_mp4(path: Path, frames: Frames, fps: int, codec: CodecConfig | None = None) -> None:
@@ -60,4 +61,4 @@ def read_png(path: Path | str) -> Frames:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise ArtifactError(f"{path} is missing or no image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(image[..., ::-1], np.uint8)

@@ -1,8 +1,8 @@
 """Reads colour, shape, direction, size and count from any video, and says how sure it is.
 
-Works on renderings, reconstructions and generations: a soft foreground mask by hue, connected components for the count,
-soft area for the size, the drift of the centroid for the direction, and for the shape angular harmonics of the soft mask,
-|Σ w rᵏ e^{ikθ}| / Σ w rᵏ at k = 3 and 4. Bounding boxes fail under the blur of an autoencoder; harmonics hold.
+Works on renderings, reconstructions and generations: a soft foreground mask by hue, connected components for the
+count, soft area for the size, the drift of the centroid for the direction, and for the shape angular harmonics of the
+soft mask, |Σ w rᵏ e^{ikθ}| / Σ w rᵏ at k = 3 and 4. Bounding boxes fail under the blur of an autoencoder; these hold.
 
 Shapes of arrays: t frames, h, w pixels. Lengths are in units of min(h, w), areas in its square.
 """
@@ -24,7 +24,7 @@ from stepvideo.world.render import AREA, RADIUS, RGB, VECTOR
 MIN_CHROMA = 0.22  # backgrounds stay below 0.1, objects above 0.6; duller than this is no object
 MIN_AREA = 0.006  # of a component; the smallest object covers 0.025
 MIN_SHIFT = 0.06  # of the centroid over the clip; the slowest object moves 0.2
-PURE = {"h3": 0.50, "h4": 0.30}  # harmonics of a triangle and a square, between sharp (0.66, 0.43) and soft (0.49, 0.25)
+PURE = {"h3": 0.50, "h4": 0.30}  # of a triangle and a square: between sharp (0.66, 0.43) and soft (0.49, 0.25)
 HUE_WIDTH = np.cos(np.deg2rad(38))
 
 
@@ -54,7 +54,7 @@ class Reading:
 def _hue_plane(video: NDArray) -> NDArray[np.float32]:
     """Two opponent axes [..., 2] of RGB in [0, 1]; length is close to the chroma, angle is the hue."""
     r, g, b = (video[..., i] for i in range(3))
-    return np.stack([r - (g + b) * 0.5, (g - b) * np.float32(np.sqrt(3) / 2)], -1)
+    return np.stack([r - (g + b) * 0.5, (g - b) * np.float32(np.sqrt(3) / 2)], -1).astype(np.float32, copy=False)
 
 
 def _unit(v: NDArray) -> NDArray:
@@ -69,7 +69,7 @@ def _as_float(video: NDArray) -> NDArray[np.float32]:
     v = v[None] if v.ndim == 3 else v
     if v.ndim != 4 or v.shape[-1] != 3:
         raise ValueError(f"video has shape {v.shape}; give [t, h, w, 3] or [h, w, 3], RGB")
-    return v.astype(np.float32) / 255 if v.dtype == np.uint8 else v.astype(np.float32)
+    return v.astype(np.float32) * np.float32(1 / 255 if v.dtype == np.uint8 else 1)
 
 
 def _foreground(video: NDArray[np.float32], wanted: str | None) -> tuple[NDArray[np.float32] | None, dict[str, float]]:
@@ -132,7 +132,7 @@ def _blobs(mask: NDArray[np.float32]) -> _Blobs:
 
 def _soft_shape(h3: float, h4: float) -> dict[str, float]:
     logits = {"triangle": 9 * h3 / PURE["h3"], "square": 9 * h4 / PURE["h4"], "circle": 4.5}
-    logits["square"] -= 9 * max(0.0, h3 / PURE["h3"] - 0.4)  # a triangle has some fourth harmonic too, a square no third
+    logits["square"] -= 9 * max(0.0, h3 / PURE["h3"] - 0.4)  # a square has no third harmonic, even a distorted one
     top = max(logits.values())
     e = {s: float(np.exp(logits[s] - top)) for s in SHAPES}
     return {s: e[s] / sum(e.values()) for s in SHAPES}
@@ -231,7 +231,7 @@ def score(reading: Reading, attrs: Attrs) -> dict[str, bool]:
 
 
 def fidelity(reading: Reading, attrs: Attrs) -> float:
-    """How well a video shows `attrs`, continuous in [0, 1]; for judging pairs, where a right/wrong score ties too often.
+    """How well a video shows `attrs`, continuous in [0, 1]; for judging pairs, where right/wrong ties too often.
 
     Mean of the soft scores of the asked-for values and of the steadiness of the object's area.
     """
@@ -263,6 +263,5 @@ def gate(videos: Iterable[NDArray], attrs: Sequence[Attrs], bar: float) -> dict[
         for name, good in score(read(video), a).items():
             right[name] += good
             n[name] += 1
-    return {
-        k: GateRow(right[k] / n[k] if n[k] else float("nan"), bool(n[k]) and right[k] >= bar * n[k], n[k]) for k in NAMES
-    }
+    rates = {k: right[k] / n[k] if n[k] else float("nan") for k in NAMES}
+    return {k: GateRow(rates[k], n[k] > 0 and rates[k] >= bar, n[k]) for k in NAMES}

@@ -2,9 +2,10 @@
 
     python -m stepvideo.world.rawset data [--seed 0]
 
-writes `raw/` (videos, still images and `sidecars.jsonl`, format in `sidecar`) and `world.yaml` (the config of the `render`
-stage for further training clips). Single shots, hard cuts, fades, dissolves, black borders, a wide frame, a still video, a
-blurred one, and files broken in five ways. Training combinations only. Sizes are relative to the picture inside a border.
+writes `raw/` (videos, still images and `sidecars.jsonl`, format in `sidecar`) and `world.yaml` (the config of the
+`render` stage for further training clips). Single shots, hard cuts, fades, dissolves, black borders, a wide frame, a
+motionless video, a blurred one, and files broken in five ways. Training combinations only. Sizes are relative to the
+picture inside a border.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class RawSet:
         self.add(name, np.concatenate([p[1] for p in pieces]), spans, transitions=transitions)
 
     def blend(self, name: str, kind: str, overlap: int) -> None:
-        """Two shots joined by a dissolve (both mixed over `overlap` frames) or a fade through black (`overlap` each)."""
+        """Two shots joined by a dissolve (both mixed over `overlap` frames) or a fade through black."""
         first = self.piece(25 + overlap)
         second = self.piece(25 + overlap, first[1])
         ramp = (np.arange(1, overlap + 1, dtype=np.float32) / (overlap + 1))[:, None, None, None]
@@ -132,7 +133,8 @@ class RawSet:
         if fault:
             data = (self.folder / name).read_bytes()
             write_atomic(self.folder / name, data[: len(data) // 4])
-        self.records.append(sidecar.record(name, [sidecar.shot(p[0], 0, 1, p[2], 3)], (1, SIDE, SIDE), 0, p[2], fault=fault))
+        shots = [sidecar.shot(p[0], 0, 1, p[2], 3)]
+        self.records.append(sidecar.record(name, shots, (1, SIDE, SIDE), 0, p[2], fault=fault))
 
 
 def _letterbox(frames: Frames) -> Frames:

@@ -110,7 +110,7 @@ def _publish(source: Path, target: Path) -> None:
 
 
 def run(ctx: StageContext) -> dict[str, float]:
-    """Render into `ctx.out/videos`, `ctx.out/images` and `ctx.out/sidecars.jsonl`. `runtime.workers` processes share the work.
+    """Render into `ctx.out/{videos,images}` and `ctx.out/sidecars.jsonl`; `runtime.workers` processes share the work.
 
     Returns:
         clips, images, frames (of all clips), combinations (different ones seen), bytes.

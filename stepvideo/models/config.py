@@ -22,8 +22,8 @@ class VAEConfig:
     first training stage's 4x8x8 form (section 4.1.4).
 
     Encoder level l has enc_ch * enc_ch_mult[l] channels, decoder level l dec_ch * dec_ch_mult[l]; the decoder has
-    num_res_blocks + 1 blocks a level. `dual_path_ch` is the width between the two dual-path modules: 0 takes the largest
-    that the parameter-free shortcuts allow, which for the released widths is 32 * z_channels = 2048.
+    num_res_blocks + 1 blocks a level. `dual_path_ch` is the width between the two dual-path modules: 0 takes what the
+    parameter-free shortcuts allow, at most 32 * z_channels (2048 as released).
     `spatial_group_norm=False` normalises over space and time together (the report's ablation).
     """
 
@@ -64,8 +64,8 @@ class VAEConfig:
         width, enc, dec = self.dual_path_width, 8 * self.enc_widths[-1], 8 * self.dec_widths[-1]
         if width % (2 * self.z_channels) or width % 8 or enc % width or dec % width:
             raise ValueError(
-                f"dual_path_ch={width} must be a multiple of 8 and of 2 * z_channels = {2 * self.z_channels}, and divide "
-                f"8 * the last encoder width = {enc} and 8 * the last decoder width = {dec}; "
+                f"dual_path_ch={width} must be a multiple of 8 and of 2 * z_channels = {2 * self.z_channels}, and "
+                f"divide 8 * the last encoder width = {enc} and 8 * the last decoder width = {dec}; "
                 "widen the last levels, lower z_channels, or set dual_path_ch"
             )
 

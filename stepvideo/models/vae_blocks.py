@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepvideo.models.vae_ops import group_norm, upsampled_conv
+
 
 def frames_BTCHW(x_BCTHW: Tensor) -> Tensor:
     """[B, C, T, H, W] -> [B*T, C, H, W]; a view when x is channels_last_3d."""
@@ -21,7 +23,7 @@ def unframes_BCTHW(x_FCHW: Tensor, batch: int) -> Tensor:
 
 
 class CausalConv3d(nn.Module):
-    """3D convolution whose output frame t sees input frames <= t * stride: all temporal padding is zeros in front (Eq. 1)."""
+    """3D convolution with all temporal padding in front, as zeros: frame t sees no later frame (Eq. 1)."""
 
     def __init__(self, in_ch: int, out_ch: int, kernel: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class CausalConv3d(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over each frame alone (`per_frame`, section 4.1.3: no flicker between chunks) or over space and time."""
+    """GroupNorm over each frame alone (`per_frame`, section 4.1.3: less flicker at chunk borders) or space and time."""
 
     def __init__(self, num_groups: int, channels: int, per_frame: bool) -> None:
         super().__init__(num_groups, channels, eps=1e-5)
@@ -44,7 +46,8 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         if not self.per_frame:
             return super().forward(x_BCTHW)
-        return unframes_BCTHW(super().forward(frames_BTCHW(x_BCTHW)), x_BCTHW.shape[0])
+        h = group_norm(frames_BTCHW(x_BCTHW), self.num_groups, self.weight, self.bias, self.eps)
+        return unframes_BCTHW(h, x_BCTHW.shape[0])
 
 
 class ResBlock(nn.Module):
@@ -77,7 +80,8 @@ class AttnBlock(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         h = self.norm(x_BCTHW)
-        q, k, v = (proj(h).flatten(2).transpose(1, 2).unsqueeze(1) for proj in (self.q, self.k, self.v))  # [B, 1, THW, C]
+        # tokens of one head: [B, 1, T*H*W, C]
+        q, k, v = (proj(h).flatten(2).transpose(1, 2).unsqueeze(1) for proj in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return x_BCTHW + self.proj_out(h.squeeze(1).transpose(1, 2).unflatten(2, x_BCTHW.shape[2:]))
 
@@ -125,11 +129,15 @@ class Upsample2D(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return unframes_BCTHW(self.conv(F.interpolate(frames_BTCHW(x_BCTHW), scale_factor=2.0)), x_BCTHW.shape[0])
+        h = upsampled_conv(frames_BTCHW(x_BCTHW), self.conv.weight, self.conv.bias, causal=False)
+        return unframes_BCTHW(h, x_BCTHW.shape[0])
 
 
 class UpsampleRes(nn.Module):
-    """The residual unit after a 3D upsampling: SiLU(x + GN-conv-SiLU-GN-conv(x)) + x (the released double addition)."""
+    """The residual unit of a 3D upsampling, u = nearest x2 of x: SiLU(u + GN-conv-SiLU-GN-conv(u)) + u.
+
+    The second addition of u is the released form.
+    """
 
     def __init__(self, channels: int, num_groups: int, per_frame: bool) -> None:
         super().__init__()
@@ -139,28 +147,30 @@ class UpsampleRes(nn.Module):
         self.norm2 = GroupNorm(num_groups, channels, per_frame)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        h = F.silu(self.norm1(self.conv1(x_BCTHW)))
-        return F.silu(self.norm2(self.conv2(h)) + x_BCTHW) + x_BCTHW
+        h = upsampled_conv(x_BCTHW, self.conv1.conv.weight, self.conv1.conv.bias, causal=True)
+        h = self.norm2(self.conv2(F.silu(self.norm1(h))))
+        u = F.interpolate(x_BCTHW, scale_factor=2.0)
+        return F.silu(h + u) + u
 
 
 class Upsample3D(nn.Module):
-    """Nearest x2 in time, height and width, then a residual unit. The caller drops the surplus leading frames."""
+    """Doubles time, height and width. The caller drops the surplus leading frames."""
 
     def __init__(self, channels: int, num_groups: int, per_frame: bool) -> None:
         super().__init__()
         self.conv3d = UpsampleRes(channels, num_groups, per_frame)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return self.conv3d(F.interpolate(x_BCTHW, scale_factor=2.0))
+        return self.conv3d(x_BCTHW)
 
 
 def pixel_unshuffle_3d(x_BCTHW: Tensor, factor: int = 2) -> Tensor:
-    """[B, C, T, H, W] -> [B, C*f^3, ceil(T/f), H/f, W/f]; channel order (c, ft, fh, fw), f-1 zero frames in front (Eq. 2)."""
+    """[B, C, T, H, W] -> [B, C*f^3, ceil(T/f), H/f, W/f], f-1 zero frames in front (Eq. 2); channels are (c, ft, fh, fw)."""
     f = factor
     x = F.pad(x_BCTHW, (0, 0, 0, 0, f - 1, 0))
     b, c, t, h, w = x.shape
     if t % f or h % f or w % f:
-        raise ValueError(f"pixel_unshuffle_3d: {t - f + 1} frames of {h}x{w} are not 1 + {f}n frames with sides divisible by {f}")
+        raise ValueError(f"pixel_unshuffle_3d: {t - f + 1} frames of {h}x{w}; give 1 + {f}n frames, sides divisible by {f}")
     x = x.view(b, c, t // f, f, h // f, f, w // f, f)
     return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).movedim(-1, 1)
 

@@ -1,8 +1,8 @@
 """The Video-VAE: 8x16x16 (dual path) or 4x8x8 (first training stage); report section 4.1, checkpoint keys as released.
 
 Public tensors are [B, T, C, H, W] in [-1, 1]; inside they are [B, C, T, H, W] in channels_last_3d memory.
-A video is cut into chunks of `frame_len` frames (17) that are coded independently: 17 frames <-> 3 latents (5 for 4x8x8),
-so 204 frames are 36 latents, and the first latent of a chunk is the code of its first frame alone.
+A video is cut into chunks of `frame_len` frames (17) that are coded independently: 17 frames <-> 3 latents (5 in the
+4x8x8 form), so 204 frames are 36 latents, and the first latent of a chunk is the code of its first frame alone.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             h = level(h)
         h = F.silu(self.norm_out(h))
-        # Two temporal doublings turn n frames into 4n; the first 3 stand for time before the first frame and are dropped.
-        # The convolution sees 2 frames back, so it needs no padding here.
+        # Two doublings turn n frames into 4n, of which the first 3 stand for time before the first frame. The convolution
+        # sees 2 frames back, so dropping one frame here and padding none drops them.
         conv_out = self.conv_out if self.cfg.dual_path else self.conv_out.conv
         return conv_out(h[:, :, 1:])
 
@@ -178,12 +178,11 @@ class VideoVAE(nn.Module):
         whole, rest = divmod(frames, cfg.frame_len)
         halved = -(-rest // 4)  # frames left after the two temporal halvings
         if frames < 1 or (cfg.dual_path and rest and halved % 2 == 0):
-            bad = [r for r in range(1, cfg.frame_len) if cfg.dual_path and -(-r // 4) % 2 == 0]
-            valid = [n for n in range(1, 2 * cfg.frame_len + 1) if n % cfg.frame_len not in bad]
-            near = sorted(valid + [n + whole * cfg.frame_len for n in valid], key=lambda n: (abs(n - frames), n))[:3]
+            bad = [r for r in range(1, cfg.frame_len) if -(-r // 4) % 2 == 0] if cfg.dual_path else []
+            near = [n for n in range(max(1, frames - 4), frames + 5) if n % cfg.frame_len not in bad]
             raise ValueError(
-                f"a video of {frames} frames cannot be coded in chunks of {cfg.frame_len}: frames % {cfg.frame_len} must not be in "
-                f"{bad}; nearest valid lengths: {sorted(set(near))} (a multiple of {cfg.frame_len} wastes nothing)"
+                f"a video of {frames} frames cannot be coded in chunks of {cfg.frame_len}: frames % {cfg.frame_len} must not "
+                f"be in {bad}; nearest valid lengths: {near} (a multiple of {cfg.frame_len} wastes nothing)"
             )
         return whole * cfg.latent_len + ((halved + 1) // 2 if cfg.dual_path else halved)
 
@@ -193,7 +192,7 @@ class VideoVAE(nn.Module):
         self.num_latents(x_BTCHW.shape[1])
         f = self.cfg.spatial_factor
         if x_BTCHW.shape[3] % f or x_BTCHW.shape[4] % f:
-            raise ValueError(f"height x width {x_BTCHW.shape[3]}x{x_BTCHW.shape[4]} must be multiples of {f}: crop or resize first")
+            raise ValueError(f"height x width {tuple(x_BTCHW.shape[3:])} must be multiples of {f}: crop or resize first")
         return self._chunked(self.encoder, x_BTCHW, self.cfg.frame_len)
 
     def encode(self, x_BTCHW: Tensor, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
@@ -202,7 +201,7 @@ class VideoVAE(nn.Module):
         return posterior.sample(generator) if sample else posterior.mean
 
     def decode(self, z_BTCHW: Tensor, boundary_mix: bool = True) -> Tensor:
-        """Latents [B, T', z, H', W'] -> [B, T, 3, f*H', f*W'], not clamped; n < latent_len last latents give 8n-7 frames (4n-3).
+        """Latents [B, T', z, H', W'] -> [B, T, 3, f*H', f*W'], not clamped; n latents of a chunk give 8n-7 frames (4n-3).
 
         `boundary_mix` blends the two frames at each chunk border as the released code does (asymmetrically).
         """
@@ -228,7 +227,7 @@ class VideoVAE(nn.Module):
 
 
 def mix_boundaries(x_BTCHW: Tensor, frame_len: int) -> Tensor:
-    """Blends last frame A of each chunk with first frame B of the next: B' = 0.6 B + 0.4 A, then A' = 0.6 A + 0.4 B'."""
+    """Blends the last frame A of each chunk with the next first frame B: B' = 0.6 B + 0.4 A, then A' = 0.6 A + 0.4 B'."""
     frames = x_BTCHW.shape[1]
     if frames <= frame_len:
         return x_BTCHW
@@ -242,8 +241,8 @@ def mix_boundaries(x_BTCHW: Tensor, frame_len: int) -> Tensor:
 
 
 def load_stage1_backbone(vae: VideoVAE, stage1: dict[str, Tensor]) -> list[str]:
-    """Copies a 4x8x8 VAE's weights into a dual-path VAE (section 4.1.4, second stage): every tensor with equal key and shape
-    outside the dual-path modules. Returns the keys left at their fresh initialisation."""
+    """Copies a 4x8x8 VAE's weights into a dual-path VAE (section 4.1.4, second stage): every tensor with equal key and
+    shape outside the dual-path modules. Returns the keys left at their fresh initialisation."""
     target = vae.state_dict()
     source = {k.replace("decoder.conv_out.conv.", "decoder.conv_out."): v for k, v in stage1.items()}
     taken = {
@@ -252,7 +251,7 @@ def load_stage1_backbone(vae: VideoVAE, stage1: dict[str, Tensor]) -> list[str]:
         if not k.startswith(DUAL_PATH_KEYS) and k in source and source[k].shape == v.shape
     }
     if not taken:
-        raise ValueError("no tensor of the stage-1 state dict fits this VAE: the widths (enc_ch, dec_ch, *_ch_mult) must be equal")
+        raise ValueError("no stage-1 tensor fits this VAE: its widths (enc_ch, dec_ch, *_ch_mult) must be the same")
     vae.load_state_dict(taken, strict=False)
     return [k for k in target if k not in taken]
 

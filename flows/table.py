@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 
 from flows.graph import Row
 
+ROOT = Path(__file__).parent.parent
+
 # Name of a config under `stages`: kind of stage.
 STAGES = {
     "raw": "raw",
@@ -46,7 +48,7 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
     ship_text, ship_vae = (cfg["weights"][w] == "shipped" for w in ("text", "vae"))
     clips = {"curate": "curate", "subsets": "subsets"}
     vae = "vae" if ship_vae else "vae2"
-    coded = {"latents": "latents", "subsets": "subsets", "text": "text"}
+    coded = {"latents": "latents", "subsets": "subsets"}
     judged = {"vae": vae, "text": "text"}
     sft = [f"sft.{i + 1}" for i in range(cfg["sft_runs"])]
     models = ["t2vi_540.s6", sft[0], "average", "dpo", "turbo"]
@@ -88,9 +90,9 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
     table += [
         Row("average", "average", {name: name for name in sft}),
         Row("pairs", "pairs", {"model": "average", **judged}),
-        Row("dpo", "dpo", {"init": "average", "pairs": "pairs", "text": "text"}),
-        Row("couplings", "couplings", {"model": "dpo", **coded}),
-        Row("turbo", "turbo", {"init": "dpo", "couplings": "couplings", "text": "text"}, final=True),
+        Row("dpo", "dpo", {"init": "average", "pairs": "pairs"}),
+        Row("couplings", "couplings", {"model": "dpo", **judged, **coded}),
+        Row("turbo", "turbo", {"init": "dpo", "couplings": "couplings", "latents": "latents"}, final=True),
         *(Row(f"evaluate.{m}", "evaluate", {"model": m, **judged}, "evaluate") for m in models),
         Row(
             "report", "report", {**clips, **curves, **{f"evaluate.{m}": f"evaluate.{m}" for m in models}}, lineage=True
@@ -107,6 +109,7 @@ def _raw(folder: str) -> dict[str, Any]:
 
 
 def _shipped(name: str) -> dict[str, Any]:
-    from stepvideo.training.shipped import content_digest
+    from stepvideo.training.shipped import folder_digest
 
-    return {"name": name, "content": content_digest(name)}
+    folder = ROOT / "weights" / name
+    return {"content": folder_digest(folder), "runtime": {"path": str(folder)}}

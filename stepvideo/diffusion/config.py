@@ -55,3 +55,17 @@ class GuidanceConfig:
         _one_of("kind", self.kind, GUIDANCE)
         if self.kind == "diminishing" and self.scale < 1:
             raise ValueError(f"scale={self.scale}: Eq. 11 falls from scale to 1; give at least 1")
+
+
+@dataclass
+class SamplingConfig:
+    """How a trained model is sampled by default; travels with its weights as `sampling.json`."""
+
+    steps: int = 16
+    cfg: float = 3.0  # guidance scale; cfg_max of Eq. 11 with the diminishing schedule
+    cfg_schedule: str = "constant"  # constant | diminishing
+    time_shift: float = 2.0
+
+    def __post_init__(self) -> None:
+        ScheduleConfig(self.steps, self.time_shift)
+        GuidanceConfig(self.cfg_schedule, self.cfg)

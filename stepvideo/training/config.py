@@ -1,0 +1,212 @@
+"""Configs of the training stages (torch-free: plans and `--help` read them)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stepvideo.config import Runtime, StageConfig
+from stepvideo.diffusion.config import SamplingConfig, TimestepConfig
+from stepvideo.models.config import (
+    CLIPImageConfig,
+    CLIPTextConfig,
+    DiscriminatorConfig,
+    DiTConfig,
+    StepLLMConfig,
+    VAEConfig,
+)
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name}={value} must be greater than 0")
+
+
+@dataclass
+class OptimConfig:
+    """Optimizer and schedule. `muon` updates the blocks' matrices by Muon and the rest by AdamW."""
+
+    name: str = "adamw"  # adamw | muon
+    lr: float = 1e-4  # AdamW's
+    muon_lr: float = 1e-2
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = 0.0
+    warmup: int = 20  # steps of linear warm-up
+    decay: str = "constant"  # constant | cosine (to `final` of the peak)
+    final: float = 0.1
+    clip: float = 1.0  # global gradient norm
+    ema: float = 0.0  # decay of the exponential moving average that is handed over; 0: the last weights are
+
+    def __post_init__(self) -> None:
+        _one_of("optim.name", self.name, ("adamw", "muon"))
+        _one_of("optim.decay", self.decay, ("constant", "cosine"))
+        _positive(lr=self.lr, muon_lr=self.muon_lr, clip=self.clip)
+
+
+@dataclass
+class TextConfig(StageConfig):
+    """Bilingual text encoders (report §4.2): CLIP trained contrastively with an image tower, Step-LLM by next token."""
+
+    clip_text: CLIPTextConfig = field(default_factory=CLIPTextConfig)
+    clip_image: CLIPImageConfig = field(default_factory=CLIPImageConfig)
+    step_llm: StepLLMConfig = field(default_factory=StepLLMConfig)
+    llm_vocab: int = 400  # sentencepiece pieces
+    llm_length: int = 48  # tokens, BOS and EOS included
+    clip_length: int = 48
+    image_size: int = 64
+    clip_steps: int = 200
+    clip_batch: int = 64
+    llm_steps: int = 200
+    llm_batch: int = 64
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3))
+
+
+@dataclass
+class VAETrainConfig(StageConfig):
+    """One stage of Video-VAE training (report §4.1.4). Stage 2 starts from stage 1's backbone."""
+
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    steps: int = 500
+    batch_size: int = 4
+    sizes: list[int] = field(default_factory=lambda: [64, 48])  # square pixel sizes, one a step
+    image_share: float = 0.2  # share of steps on single images
+    images_per_clip: int = 4  # images that replace one clip in an image step
+    lengths: list[int] = field(default_factory=lambda: [17, 9])  # frames of a clip, one length a step
+    crop: int = 0  # side of random crops of the largest size; 0: none
+    crop_share: float = 0.0  # share of steps on crops
+    max_clips: int = 0  # clips held in memory; 0: all
+    l1: float = 1.0
+    perceptual: float = 0.1
+    kl: float = 1e-4  # on the mean over latent elements, in nats
+    start_logvar: float = -6.0  # of the posterior, before training
+    l2: float = 0.0  # on top of the report's L1; steadier colours in very short trainings
+    perceptual_frames: int = 4  # frames of a clip that the perceptual loss sees
+    gan: float = 0.0  # weight of the adversarial loss, scaled by the ratio of gradients at the last layer
+    gan_from: int = 0  # step at which it sets in
+    unfreeze_mid: int = 0  # stage 2: step at which the mid blocks join the dual paths
+    unfreeze_backbone: int = 0  # … and the backbone
+    channels_last: bool = True
+    precision: str = "bf16-mixed"
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, ema=0.99))
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        _positive(steps=self.steps, batch_size=self.batch_size)
+        factor = 16 if self.vae.dual_path else 8
+        for size in self.sizes:
+            if size % factor:
+                raise ValueError(f"sizes: {size} is not a multiple of {factor}, the VAE's spatial factor")
+
+
+@dataclass
+class ShippedRuntime(Runtime):
+    path: str = ""  # folder of the weights
+
+
+@dataclass
+class ShippedConfig(StageConfig):
+    """Weights that this project's own stages trained and the repository ships (`weights/NAME`)."""
+
+    content: str = ""  # digest of the folder: the key follows the weights, not where they lie
+    runtime: ShippedRuntime = field(default_factory=ShippedRuntime)
+
+
+@dataclass
+class TrainConfig(StageConfig):
+    """Flow-matching training of the DiT (report §4.3, §8): T2I, T2VI and SFT differ only in these fields."""
+
+    dit: DiTConfig = field(default_factory=DiTConfig)
+    subset: str = "s1"  # which clips: s1 … s6, sft_1 …
+    resolution: str = "low"  # of the latents: low | high
+    image_share: float = 0.0  # share of steps on images; 1: T2I, 0: SFT
+    steps: int = 500
+    batch_size: int = 16
+    image_batch_size: int = 16
+    captions: dict[str, float] = field(
+        default_factory=lambda: {"short": 0.5, "dense": 0.3, "title": 0.2}
+    )  # kind: probability
+    drop_captions: float = 0.1  # share replaced by the empty caption, for guidance
+    timesteps: TimestepConfig = field(default_factory=lambda: TimestepConfig(law="logit_normal"))
+    sample_posterior: bool = True
+    snapshots: int = 1  # models kept along the way, evenly spaced; the last is always kept
+    precision: str = "bf16-mixed"
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)  # handed over as the model's defaults
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(name="muon", lr=1e-3, ema=0.99))
+
+    def __post_init__(self) -> None:
+        _one_of("resolution", self.resolution, ("low", "high"))
+        _one_of("precision", self.precision, PRECISIONS)
+        _positive(steps=self.steps, batch_size=self.batch_size, image_batch_size=self.image_batch_size)
+        for name, share in (("image_share", self.image_share), ("drop_captions", self.drop_captions)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share} must lie in [0, 1]")
+        if not self.captions or abs(sum(self.captions.values()) - 1) > 1e-6:
+            raise ValueError(f"captions={dict(self.captions)}: the probabilities must add up to 1")
+
+
+@dataclass
+class AverageConfig(StageConfig):
+    """Average of fine-tuned models, each taken after its gradient norm peaked (report §8, Step-3)."""
+
+    after_peak: bool = True  # False: the last snapshot of each run
+    smooth: int = 10  # steps over which the gradient norm is averaged before its peak is looked for
+
+
+@dataclass
+class PairsConfig(StageConfig):
+    """Preference pairs sampled from the model itself and judged by simulated annotators (report §4.4)."""
+
+    prompts: int = 100
+    samples: int = 4  # videos a prompt, one seed each
+    annotators: int = 3
+    flip: float = 0.15  # probability that an annotator's vote is reversed
+    tie: float = 0.05  # difference in fidelity below which an annotator sees a tie
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    batch_size: int = 32
+
+
+@dataclass
+class DPOConfig(StageConfig):
+    """Video-DPO for flow matching (report §4.4, Eq. 8): small beta, larger learning rate."""
+
+    steps: int = 100
+    batch_size: int = 16  # pairs
+    beta: float = 100.0
+    timesteps: TimestepConfig = field(default_factory=TimestepConfig)
+    precision: str = "bf16-mixed"
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, ema=0.0))
+
+    def __post_init__(self) -> None:
+        _positive(beta=self.beta, steps=self.steps, batch_size=self.batch_size)
+
+
+@dataclass
+class CouplingsConfig(StageConfig):
+    """(noise, generated latent) couplings for 2-rectified flow (report §5), drawn with SFT prompts at full NFE."""
+
+    samples: int = 1000
+    subset: str = "sft_1"
+    captions: dict[str, float] = field(default_factory=lambda: {"short": 0.6, "dense": 0.2, "title": 0.2})
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=50))
+    batch_size: int = 64
+
+
+@dataclass
+class TurboConfig(StageConfig):
+    """2-rectified-flow self-distillation (report §5): U-shaped timesteps, diminishing guidance at inference."""
+
+    steps: int = 200
+    batch_size: int = 16
+    timesteps: TimestepConfig = field(default_factory=lambda: TimestepConfig(law="u_shape", a=5.0))
+    weight: str = "none"  # of the loss over t: none | eq10_printed | eq10_source
+    precision: str = "bf16-mixed"
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=8, cfg_schedule="diminishing"))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(name="muon", lr=3e-4, ema=0.99))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from stepvideo.config import Runtime, StageConfig
 
-RULES = ("min", "max", "min_quantile", "max_quantile")
+LEVELS = 6  # pre-training subsets s1 … s6 (§8, Table 6)
 
 
 @dataclass
@@ -122,3 +122,74 @@ class CurateConfig(StageConfig):
             raise ValueError(f"frames_per_clip is {self.frames_per_clip}; give 0 or more")
         if not 0 <= self.min_caption_overlap <= 1:
             raise ValueError(f"min_caption_overlap is {self.min_caption_overlap}; give a share between 0 and 1")
+
+
+@dataclass
+class Filter:
+    """One threshold that rises from s1 to s6.
+
+    A clip stays if its `tag` is at least (`keep="above"`) or at most (`keep="below"`) the value of the level. With
+    `quantile` the values are quantiles of the tag over all candidates: 0.1 with "above" drops the lowest tenth. A clip
+    without the tag is dropped as soon as a level's value can drop anything.
+    """
+
+    tag: str = ""  # saturation_mean, blur, motion_mean, …, or frames, height, width, fps, caption_overlap
+    keep: str = "above"
+    values: list[float] = field(default_factory=list)  # s1 … s6, each at least as strict as the one before
+    quantile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.keep not in ("above", "below"):
+            raise ValueError(f"filter {self.tag}: keep is {self.keep!r}; give above or below")
+        if len(self.values) not in (0, LEVELS):  # 0: the empty default, from which OmegaConf builds the schema
+            raise ValueError(
+                f"filter {self.tag}: {len(self.values)} values; give {LEVELS}, one for each of s1 to s{LEVELS}"
+            )
+        strict = self.values if self.keep == "above" else [-v for v in self.values]
+        if strict != sorted(strict):
+            raise ValueError(f"filter {self.tag}: values {self.values} must grow stricter from s1 to s{LEVELS}")
+        if self.quantile and any(not 0 <= v <= 1 for v in self.values):
+            raise ValueError(f"filter {self.tag}: quantiles {self.values} must be between 0 and 1")
+
+    @property
+    def name(self) -> str:
+        return f"{self.tag} {'≥' if self.keep == 'above' else '≤'}"
+
+
+def _default_filters() -> list[Filter]:
+    """Quantiles, so that they mean the same for any source; a profile may set absolute values instead."""
+    return [
+        Filter("caption_overlap", "above", [0.9] * LEVELS),
+        Filter("blur_fixed", "above", [0.0, 0.02, 0.04, 0.07, 0.11, 0.16], quantile=True),
+        Filter("saturation_mean", "above", [0.0, 0.01, 0.02, 0.04, 0.06, 0.09], quantile=True),
+        Filter("motion_mean", "above", [0.01, 0.02, 0.04, 0.07, 0.11, 0.16], quantile=True),
+        Filter("motion_max", "below", [1.0, 0.99, 0.98, 0.96, 0.94, 0.91], quantile=True),
+        Filter("motion_min", "above", [0.0, 0.01, 0.02, 0.04, 0.06, 0.09], quantile=True),
+    ]
+
+
+@dataclass
+class SubsetsConfig(StageConfig):
+    """The `subsets` stage: six nested pre-training subsets, SFT sets, and images for text-to-image (§7.2, §8)."""
+
+    min_frames: int = 17  # shorter clips enter no video subset
+    caption_sources: list[str] = field(default_factory=lambda: ["sidecar"])  # also: filename (a title, nothing more)
+    filters: list[Filter] = field(default_factory=_default_filters)  # in the order of the funnel
+    images: bool = True  # stills with captions
+    frames: bool = True  # single frames of the clips of s1
+    sft_sets: int = 2
+    sft_from: int = LEVELS  # the subset that SFT draws from
+    sft_share: float = 0.0  # 0: the sets are disjoint parts of it; else each is a random share of it
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.caption_sources) - {"sidecar", "filename"})
+        if unknown or not self.caption_sources:
+            raise ValueError(f"caption_sources is {self.caption_sources}; give some of sidecar, filename")
+        if not 1 <= self.sft_from <= LEVELS:
+            raise ValueError(f"sft_from is {self.sft_from}; give 1 to {LEVELS}")
+        if self.sft_sets < 0 or not 0 <= self.sft_share <= 1:
+            raise ValueError(f"sft_sets, sft_share are {self.sft_sets}, {self.sft_share}; give ≥ 0 and a share")
+        if self.min_frames < 1:
+            raise ValueError(f"min_frames is {self.min_frames}; give 1 or more")
+        if any(not f.tag or not f.values for f in self.filters):
+            raise ValueError("every filter needs a tag and its values")

@@ -1,0 +1,123 @@
+"""Stage `subsets`: six nested pre-training subsets with rising thresholds, SFT sets, and images (§7.2, §8, Figure 11).
+
+    s1.parquet … s6.parquet    ids of video clips; every set contains the next
+    sft_1.parquet …            ids drawn from the best subset, for fine-tuning
+    images.parquet             ids of stills, and of single frames of the clips of s1, for text-to-image
+    funnel.json, funnel.svg    what each filter removed at each level, and what was left
+
+Everything is scored before; filtering happens only here, so thresholds move without measuring again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stepvideo import storage
+from stepvideo.curation.config import SubsetsConfig
+from stepvideo.curation.funnel import ladder, svg
+from stepvideo.data.clips import load_table
+from stepvideo.errors import StepVideoError
+from stepvideo.stage import StageContext
+
+NUMERIC = ("frames", "height", "width", "fps", "caption_overlap")
+
+
+def run(ctx: StageContext) -> dict[str, float]:
+    """Read the one input's catalog and write the subsets.
+
+    Returns:
+        s1 … s6, images, sft (all sets together): numbers of ids.
+
+    Raises:
+        StepVideoError: no clip is long enough and captioned, or a subset would be empty (names the threshold).
+    """
+    config: SubsetsConfig = ctx.config
+    if len(ctx.inputs) != 1:
+        raise StepVideoError(f"subsets reads one catalog, not {len(ctx.inputs)} inputs ({', '.join(ctx.inputs)})")
+    table = load_table(next(iter(ctx.inputs.values())))
+    rows = table.to_pylist()
+    candidates, base = _candidates(rows, config)
+    columns = {name: _column(candidates, name) for name in NUMERIC}
+    columns |= {n.removeprefix("tag_"): _column(candidates, n) for n in table.column_names if n.startswith("tag_")}
+    masks, levels = ladder(columns, config.filters, len(candidates))
+    ids = np.array([r["clip_id"] for r in candidates])
+    sets = {f"s{i + 1}": ids[mask].tolist() for i, mask in enumerate(masks)}
+    metrics = {name: float(len(members)) for name, members in sets.items()}
+    sets["images"] = _images(rows, set(sets["s1"]), config)
+    sft = sft_sets(sets[f"s{config.sft_from}"], config.sft_sets, config.sft_share, config.seed)
+    sets |= {f"sft_{i + 1}": members for i, members in enumerate(sft)}
+    for name, members in sets.items():
+        _write_ids(members, ctx.out / f"{name}.parquet")
+    funnel = {"base": base, "levels": levels, "images": len(sets["images"]), "sft": [len(s) for s in sft]}
+    storage.write_json(ctx.out / "funnel.json", funnel)
+    storage.write_atomic(ctx.out / "funnel.svg", svg(levels))
+    return metrics | {"images": float(len(sets["images"])), "sft": float(sum(map(len, sft)))}
+
+
+def sft_sets(ids: Sequence[str], k: int, share: float, seed: int) -> list[list[str]]:
+    """`k` sets drawn from `ids` by seed: disjoint and together everything for share 0, else random shares of it.
+
+    Raises StepVideoError if a set would be empty.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.array(sorted(ids))
+    if share:
+        size = round(share * len(order))
+        sets = [sorted(rng.permutation(order)[:size].tolist()) for _ in range(k)]
+    else:
+        sets = [sorted(part.tolist()) for part in np.array_split(rng.permutation(order), k)] if k else []
+    if any(not s for s in sets):
+        raise StepVideoError(
+            f"subsets: sft_sets {k}, sft_share {share:g} leave an SFT set empty; sft_from has {len(order)} clips"
+        )
+    return sets
+
+
+def _candidates(rows: list[dict[str, Any]], config: SubsetsConfig) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Video clips that are long enough and captioned, and the counts on the way there."""
+    clips = [r for r in rows if r["kind"] == "clip"]
+    said = [r for r in clips if _captioned(r, config)]
+    kept = [r for r in said if r["frames"] >= config.min_frames]
+    if not said:
+        raise StepVideoError(
+            f"subsets: none of {len(clips)} clips has captions from {' or '.join(config.caption_sources)}; "
+            "add sidecars.jsonl to the raw folder, or filename to caption_sources"
+        )
+    if not kept:
+        longest = max(r["frames"] for r in said)
+        raise StepVideoError(
+            f"subsets: the longest captioned clip has {longest} frames, min_frames is {config.min_frames}"
+        )
+    base = {"clips": len(clips), "without_captions": len(clips) - len(said), "too_short": len(said) - len(kept)}
+    return kept, base | {"candidates": len(kept)}
+
+
+def _captioned(row: dict[str, Any], config: SubsetsConfig) -> bool:
+    return row["caption_source"] in config.caption_sources and bool(json.loads(row["captions"]))
+
+
+def _images(rows: list[dict[str, Any]], good: set[str], config: SubsetsConfig) -> list[str]:
+    return [
+        r["clip_id"]
+        for r in rows
+        if _captioned(r, config)
+        and (
+            (r["kind"] == "image" and config.images) or (r["kind"] == "frame" and config.frames and r["parent"] in good)
+        )
+    ]
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    return np.array([np.nan if r[name] is None else r[name] for r in rows], dtype=np.float64)
+
+
+def _write_ids(ids: list[str], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"clip_id": pa.array(ids, pa.string())}), path)

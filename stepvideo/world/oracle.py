@@ -25,7 +25,7 @@ MIN_CHROMA = 0.22  # backgrounds stay below 0.1, objects above 0.6; duller than 
 MIN_AREA = 0.006  # of a component; the smallest object covers 0.025
 MIN_SHIFT = 0.06  # of the centroid over the clip; the slowest object moves 0.2
 PURE = {"h3": 0.50, "h4": 0.30}  # of a triangle and a square: between sharp (0.66, 0.43) and soft (0.49, 0.25)
-HUE_WIDTH = np.cos(np.deg2rad(38))
+HUE_WIDTH = np.float32(np.cos(np.deg2rad(38)))
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,17 @@ class Reading:
 
 
 def _hue_plane(video: NDArray) -> NDArray[np.float32]:
-    """Two opponent axes [..., 2] of RGB in [0, 1]; length is close to the chroma, angle is the hue."""
-    r, g, b = (video[..., i] for i in range(3))
-    return np.stack([r - (g + b) * 0.5, (g - b) * np.float32(np.sqrt(3) / 2)], -1).astype(np.float32, copy=False)
+    """Two opponent axes [2, ...] of RGB in [0, 1]; length is close to the chroma, angle is the hue."""
+    r, g, b = (np.ascontiguousarray(video[..., i], np.float32) for i in range(3))
+    return np.stack([r - (g + b) * np.float32(0.5), (g - b) * np.float32(np.sqrt(3) / 2)])
 
 
-def _unit(v: NDArray) -> NDArray:
-    return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-6)
+def _length(v: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.sqrt(v[0] * v[0] + v[1] * v[1])
 
 
-_PALETTE = _unit(_hue_plane(np.array([RGB[c] for c in COLOURS], np.float32)))
+_PALETTE = _hue_plane(np.array([RGB[c] for c in COLOURS], np.float32))
+_PALETTE /= _length(_PALETTE)  # [2, colours], unit vectors
 
 
 def _as_float(video: NDArray) -> NDArray[np.float32]:
@@ -75,22 +76,22 @@ def _as_float(video: NDArray) -> NDArray[np.float32]:
 def _foreground(video: NDArray[np.float32], wanted: str | None) -> tuple[NDArray[np.float32] | None, dict[str, float]]:
     """Soft mask [t, h, w] of the dominant (or wanted) hue, and the vote of each colour."""
     plane = _hue_plane(video)
-    length = np.linalg.norm(plane, axis=-1)
-    top = np.quantile(length, 0.995)
+    length = _length(plane)
+    top = np.quantile(length[:, ::2, ::2], 0.995)
     if top < MIN_CHROMA:
         return None, dict.fromkeys(COLOURS, 0.0)
     core = length > 0.6 * top
-    vectors = plane[core]
-    nearest = (_unit(vectors) @ _PALETTE.T).argmax(-1)
+    vectors = plane[:, core]
+    nearest = (vectors.T @ _PALETTE).argmax(-1)
     weight = np.bincount(nearest, length[core], len(COLOURS))
     votes = {c: float(w / weight.sum()) for c, w in zip(COLOURS, weight, strict=True)}
     chosen = COLOURS.index(wanted) if wanted else int(weight.argmax())
-    mine = vectors[nearest == chosen]
-    if not len(mine):
+    mine = vectors[:, nearest == chosen]
+    if not mine.size:
         return None, votes
-    axis = _unit(mine.mean(0))
-    peak = float(np.median(mine @ axis))
-    along = plane @ axis
+    axis = mine.mean(1) / _length(mine.mean(1))
+    peak = np.median(axis @ mine)
+    along = axis[0] * plane[0] + axis[1] * plane[1]
     # Another hue must not leak in: a pixel counts only within the hue's sector.
     mask = np.where(along > HUE_WIDTH * length, along / peak, 0)
     # Linear about one half, so that the area is unbiased under symmetric blur; weak tails are cut.

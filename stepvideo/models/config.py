@@ -98,6 +98,32 @@ class VAEConfig:
 
 
 @dataclass
+class DiscriminatorConfig:
+    """A 3D patch discriminator for the VAE's adversarial loss (report section 4.1.4); the report gives no sizes.
+
+    Level l has ch * ch_mult[l] channels. Every level halves height and width, every level after the first also time.
+    """
+
+    in_channels: int = 3
+    ch: int = 64
+    ch_mult: list[int] = field(default_factory=lambda: [1, 2, 4])
+    num_groups: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "ch", "num_groups"):
+            _positive(self, name)
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            raise ValueError(f"ch_mult={list(self.ch_mult)}: give one positive integer for each level")
+        for width in self.widths:
+            if width % self.num_groups:
+                raise ValueError(f"num_groups={self.num_groups} does not divide the discriminator's width {width}")
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.ch * m for m in self.ch_mult]
+
+
+@dataclass
 class DiTConfig:
     """The released `StepVideoModel` (report §4.3, Table 1); the defaults are the 30B text-to-video model.
 

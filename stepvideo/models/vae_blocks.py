@@ -165,12 +165,12 @@ class Upsample3D(nn.Module):
 
 
 def pixel_unshuffle_3d(x_BCTHW: Tensor, factor: int = 2) -> Tensor:
-    """[B, C, T, H, W] -> [B, C*f^3, ceil(T/f), H/f, W/f], f-1 zero frames in front (Eq. 2); channels are (c, ft, fh, fw)."""
+    """[B, C, T, H, W] -> [B, C*f^3, ceil(T/f), H/f, W/f], f-1 zero frames in front (Eq. 2); channels c, ft, fh, fw."""
     f = factor
     x = F.pad(x_BCTHW, (0, 0, 0, 0, f - 1, 0))
     b, c, t, h, w = x.shape
     if t % f or h % f or w % f:
-        raise ValueError(f"pixel_unshuffle_3d: {t - f + 1} frames of {h}x{w}; give 1 + {f}n frames, sides divisible by {f}")
+        raise ValueError(f"pixel_unshuffle_3d: {t - f + 1} frames of {h}x{w}; give 1 + {f}n frames, sides {f}m")
     x = x.view(b, c, t // f, f, h // f, f, w // f, f)
     return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).movedim(-1, 1)
 

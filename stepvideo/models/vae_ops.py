@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, causal: bool) -> Tensor:
     """A 3-tap convolution of the nearest x2 upsampling of x, without making the upsampled tensor.
 
-    Every output sees only two distinct inputs a dimension, so this equals a stride-2 transposed convolution with 4 taps:
-    8 (3D) or 4 (2D) multiplications an output and channel pair in place of 27 or 9.
-    x: [N, C, (T,) H, W]; weight: [O, C, (3,) 3, 3]; zero padding of 1, but `causal` pads the first dimension by 2 in front.
+    Every output sees only two distinct inputs a dimension, so this equals a stride-2 transposed convolution with 4 taps
+    a dimension: 8 (3D) or 4 (2D) multiplications an output and channel pair in place of 27 or 9.
+    x: [N, C, (T,) H, W]; weight: [O, C, (3,) 3, 3]; zero padding of 1, but `causal` pads time by 2 in front instead.
     Returns [N, O, (2T,) 2H, 2W].
     """
     dims = weight.ndim - 2
@@ -32,8 +32,8 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, causal: bool)
 
 
 class _ChannelsLastGroupNorm(torch.autograd.Function):
-    """GroupNorm with a backward from whole-tensor operations: torch's CPU kernel is scalar over the channels of one group,
-    which costs up to 40x more than its memory traffic when groups are narrow."""
+    """GroupNorm whose backward is a few whole-tensor operations: torch's CPU kernel works group by group of each pixel,
+    up to 17x slower when a group has few channels."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:

@@ -157,8 +157,8 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             h = level(h)
         h = F.silu(self.norm_out(h))
-        # Two doublings turn n frames into 4n, of which the first 3 stand for time before the first frame. The convolution
-        # sees 2 frames back, so dropping one frame here and padding none drops them.
+        # Two doublings turn n frames into 4n, of which the first 3 stand for time before the first frame. The
+        # convolution sees 2 frames back, so dropping one frame here and padding none drops them.
         conv_out = self.conv_out if self.cfg.dual_path else self.conv_out.conv
         return conv_out(h[:, :, 1:])
 
@@ -181,8 +181,9 @@ class VideoVAE(nn.Module):
             bad = [r for r in range(1, cfg.frame_len) if -(-r // 4) % 2 == 0] if cfg.dual_path else []
             near = [n for n in range(max(1, frames - 4), frames + 5) if n % cfg.frame_len not in bad]
             raise ValueError(
-                f"a video of {frames} frames cannot be coded in chunks of {cfg.frame_len}: frames % {cfg.frame_len} must not "
-                f"be in {bad}; nearest valid lengths: {near} (a multiple of {cfg.frame_len} wastes nothing)"
+                f"a video of {frames} frames cannot be coded in chunks of {cfg.frame_len}: "
+                f"frames % {cfg.frame_len} must not be in {bad}; nearest valid lengths: {near} "
+                f"(a multiple of {cfg.frame_len} wastes nothing)"
             )
         return whole * cfg.latent_len + ((halved + 1) // 2 if cfg.dual_path else halved)
 
@@ -192,7 +193,7 @@ class VideoVAE(nn.Module):
         self.num_latents(x_BTCHW.shape[1])
         f = self.cfg.spatial_factor
         if x_BTCHW.shape[3] % f or x_BTCHW.shape[4] % f:
-            raise ValueError(f"height x width {tuple(x_BTCHW.shape[3:])} must be multiples of {f}: crop or resize first")
+            raise ValueError(f"height x width {tuple(x_BTCHW.shape[3:])} must be multiples of {f}: crop or resize")
         return self._chunked(self.encoder, x_BTCHW, self.cfg.frame_len)
 
     def encode(self, x_BTCHW: Tensor, generator: torch.Generator | None = None, sample: bool = True) -> Tensor:
@@ -201,7 +202,7 @@ class VideoVAE(nn.Module):
         return posterior.sample(generator) if sample else posterior.mean
 
     def decode(self, z_BTCHW: Tensor, boundary_mix: bool = True) -> Tensor:
-        """Latents [B, T', z, H', W'] -> [B, T, 3, f*H', f*W'], not clamped; n latents of a chunk give 8n-7 frames (4n-3).
+        """Latents [B, T', z, H', W'] -> [B, T, 3, f*H', f*W'], unclamped; n latents of a chunk give 8n-7 frames (4n-3).
 
         `boundary_mix` blends the two frames at each chunk border as the released code does (asymmetrically).
         """
@@ -227,7 +228,7 @@ class VideoVAE(nn.Module):
 
 
 def mix_boundaries(x_BTCHW: Tensor, frame_len: int) -> Tensor:
-    """Blends the last frame A of each chunk with the next first frame B: B' = 0.6 B + 0.4 A, then A' = 0.6 A + 0.4 B'."""
+    """Blends a chunk's last frame A with the next chunk's first B: B' = 0.6 B + 0.4 A, then A' = 0.6 A + 0.4 B'."""
     frames = x_BTCHW.shape[1]
     if frames <= frame_len:
         return x_BTCHW

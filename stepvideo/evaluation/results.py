@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,31 +71,39 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     storage.write_atomic(path, "".join(canonical(asdict(r)) + "\n" for r in rows))
 
 
+def load_rows(path: Path) -> list[Row]:
+    """All rows of a file. Raises ArtifactError if it is missing or torn."""
+    try:
+        return [Row(**json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as e:
+        raise ArtifactError(f"{path} cannot be read as evaluation results: {e}; evaluate again") from e
+
+
 def read_rows(path: Path) -> dict[str, list[Row]]:
     """Rows by run, in prompt order.
 
     Raises:
         ArtifactError: the file is missing or torn, or a run lacks a prompt: a missing video is an error, never a zero.
     """
-    import json
-
     runs: dict[str, list[Row]] = {}
-    try:
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            row = Row(**json.loads(line))
-            runs.setdefault(row.run, []).append(row)
-    except (OSError, ValueError, TypeError) as e:
-        raise ArtifactError(f"{path} cannot be read as evaluation results: {e}; evaluate again") from e
-    expected = {r.index for rows in runs.values() for r in rows}
-    for name, rows in runs.items():
-        rows.sort(key=lambda r: r.index)
-        found = [r.index for r in rows]
-        if found != list(range(len(found))) or set(found) != expected:
-            missing = sorted((expected | set(range(max(found) + 1))) - set(found))
-            raise ArtifactError(f"{path}: run {name} has no result for prompt {missing[:5]}; evaluate again")
+    for row in load_rows(path):
+        runs.setdefault(row.run, []).append(row)
     if not runs:
         raise ArtifactError(f"{path} holds no result; evaluate again")
+    expected = 1 + max(r.index for rows in runs.values() for r in rows)
+    for name, rows in runs.items():
+        rows.sort(key=lambda r: r.index)
+        check_complete(rows, expected, f"{path}: run {name}")
     return runs
+
+
+def check_complete(rows: Sequence[Row], expected: int, where: str) -> None:
+    """Raises ArtifactError unless there is exactly one row for each of `expected` prompts."""
+    found = [r.index for r in rows]
+    if found != list(range(expected)):
+        missing = sorted(set(range(expected)) - set(found))
+        what = f"no result for prompt {missing[:5]}" if missing else "two results for a prompt"
+        raise ArtifactError(f"{where} has {what}; evaluate again")
 
 
 def rates(rows: Sequence[Row]) -> dict[str, Estimate | None]:

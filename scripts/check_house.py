@@ -16,7 +16,7 @@ from pathlib import Path
 
 MAX_LINES = 400  # of one Python file; about 300 is the aim, one idea a file
 MAX_BYTES = 1 << 20  # of one file; data and weights have a budget of their own
-BIG_ALLOWED = ("data-remote/", "weights/", "benchmarks/", "tests/data/", ".dvc/")
+BIG_ALLOWED = ("dvc-remote/", "weights/", "benchmarks/", "tests/data/")
 MAX_BIG_BYTES = 16 << 20
 
 MERGE_MARKER = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)

@@ -1,23 +1,51 @@
 """Attention as one function, so that a faster kernel has one place to go.
 
-Legend: b batch, q query tokens, k key tokens, h query heads, g key/value heads, d head dimension.
+Legend: b batch, h query heads, g key/value heads, q query tokens, k key tokens, d head dimension.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The fused CPU kernel's backward is 6 times slower in bf16 than these plain products; they need all logits in memory.
+PLAIN_LOGITS = 2**25
 
-def attention(q_bqhd: Tensor, k_bkgd: Tensor, v_bkgd: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention with scale 1/sqrt(d): [b, q, h, d] in, [b, q, h·d] out.
+
+def attention(q_bhqd: Tensor, k_bgkd: Tensor, v_bgkd: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention with scale 1/sqrt(d): heads first in, [b, q, h·d] out in the dtype of the values.
 
     `bias` broadcasts to [b, h, q, k]: bool (True attends) or a float added to the logits. Fewer key/value heads than
     query heads means grouped queries: query head i reads key head i // (h / g).
     """
-    q, k, v = (x.transpose(1, 2) for x in (q_bqhd, k_bkgd, v_bkgd))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=k.shape[1] != q.shape[1])
-    return out.transpose(1, 2).flatten(2)
+    if use_plain(q_bhqd, k_bgkd):
+        out = plain_attention(q_bhqd, k_bgkd, v_bgkd, bias)
+    else:
+        gqa = k_bgkd.shape[1] != q_bhqd.shape[1]
+        q, k = q_bhqd.to(v_bgkd.dtype), k_bgkd.to(v_bgkd.dtype)
+        out = F.scaled_dot_product_attention(q, k, v_bgkd, attn_mask=bias, enable_gqa=gqa)
+    return out.transpose(1, 2).flatten(2).to(v_bgkd.dtype)
+
+
+def use_plain(q: Tensor, k: Tensor) -> bool:
+    """Whether `attention` takes matrix products: on a CPU, while the logits are small."""
+    return q.device.type == "cpu" and q.shape[:3].numel() * k.shape[2] <= PLAIN_LOGITS
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`attention` by two batched products in fp32, whatever autocast says: [b, h, q, d] fp32."""
+    b, h, nq, d = q.shape
+    with torch.autocast(q.device.type, enabled=False):
+        if k.shape[1] != h:
+            k, v = (x.repeat_interleave(h // x.shape[1], dim=1) for x in (k, v))
+        q, k, v = (x.float().flatten(0, 1) for x in (q * d**-0.5, k, v))
+        logits = torch.bmm(q, k.transpose(1, 2))
+        if bias is not None:
+            if bias.dtype == torch.bool:
+                bias = torch.zeros(bias.shape, device=q.device).masked_fill_(~bias, float("-inf"))
+            logits = (logits.unflatten(0, (b, h)) + bias).flatten(0, 1)
+        return torch.bmm(logits.softmax(-1), v).unflatten(0, (b, h))
 
 
 def key_bias(mask_bk: Tensor | None) -> Tensor | None:

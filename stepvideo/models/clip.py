@@ -65,7 +65,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         p = self.attention["self"]
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)) for f in (p.query, p.key, p.value))
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (p.query, p.key, p.value))
         x = self.attention["output"](attention(q, k, v, bias), x)
         return self.output(F.gelu(self.intermediate["dense"](x)), x)
 

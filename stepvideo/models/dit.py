@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from stepvideo.models.attention import attention, key_bias
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.layers import AdaLNSingle, FeedForward, PatchEmbed, RMSNorm, TextProjection, unpatchify
-from stepvideo.models.rope import apply_rope, rope_tables
+from stepvideo.models.qk_norm import qk_norm
+from stepvideo.models.rope import rope_tables
 
 QK_EPS = 1e-6
 BLOCK_NORM_EPS = 1e-5
@@ -27,17 +28,17 @@ class SelfAttention(nn.Module):
     def __init__(self, cfg: DiTConfig) -> None:
         super().__init__()
         d, hd = cfg.inner_dim, cfg.attention_head_dim
-        self.heads, self.split = cfg.num_attention_heads, tuple(cfg.rope_split)
+        self.heads, self.split = cfg.num_attention_heads, _split(cfg)
         self.wqkv = nn.Linear(d, 3 * d, bias=False)
         self.wo = nn.Linear(d, d, bias=False)
         self.q_norm = RMSNorm(hd, QK_EPS)
         self.k_norm = RMSNorm(hd, QK_EPS)
 
     def forward(self, x_bsd: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        q, k, v = self.wqkv(x_bsd).unflatten(-1, (self.heads, -1)).chunk(3, dim=-1)
-        q = apply_rope(self.q_norm(q), *rope, self.split)
-        k = apply_rope(self.k_norm(k), *rope, self.split)
-        return self.wo(attention(q, k, v))
+        qkv = self.wqkv(x_bsd).unflatten(-1, (self.heads, 3, -1)).permute(3, 0, 2, 1, 4)
+        weights = torch.stack([self.q_norm.weight, self.k_norm.weight])
+        q, k = qk_norm(qkv[:2], weights, QK_EPS, rope, self.split)
+        return self.wo(attention(q, k, qkv[2]))
 
 
 class CrossAttention(nn.Module):
@@ -54,9 +55,16 @@ class CrossAttention(nn.Module):
         self.k_norm = RMSNorm(hd, QK_EPS)
 
     def forward(self, x_bsd: Tensor, text_bld: Tensor, bias: Tensor | None) -> Tensor:
-        q = self.wq(x_bsd).unflatten(-1, (self.heads, -1))
-        k, v = self.wkv(text_bld).unflatten(-1, (self.heads, -1)).chunk(2, dim=-1)
-        return self.wo(attention(self.q_norm(q), self.k_norm(k), v, bias))
+        q = self.wq(x_bsd).unflatten(-1, (1, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        kv = self.wkv(text_bld).unflatten(-1, (self.heads, 2, -1)).permute(3, 0, 2, 1, 4)
+        q = qk_norm(q, self.q_norm.weight[None], QK_EPS)[0]
+        k = qk_norm(kv[:1], self.k_norm.weight[None], QK_EPS)[0]
+        return self.wo(attention(q, k, kv[1], bias))
+
+
+def _split(cfg: DiTConfig) -> tuple[int, int, int]:
+    time, height, width = cfg.rope_split
+    return time, height, width
 
 
 class Block(nn.Module):
@@ -138,7 +146,7 @@ class DiT(nn.Module):
         time, emb = self.adaln_single(timestep, self._motion(motion_score, b, x.device))
         text = self._text(encoder_hidden_states, encoder_hidden_states_2)
         bias = self._text_bias(encoder_attention_mask, text)
-        rope = rope_tables(f, h, w, tuple(cfg.rope_split), x.device)
+        rope = rope_tables(f, h, w, _split(cfg), x.device)
         for block in self.transformer_blocks:
             x = block(x, time, text, bias, rope)
         shift, scale = (self.scale_shift_table + emb[:, None]).unsqueeze(2).unbind(1)

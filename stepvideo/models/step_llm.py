@@ -50,9 +50,10 @@ class GroupedAttention(nn.Module):
 
     def forward(self, x_bsh: Tensor) -> Tensor:
         q, kv = self.wqkv(x_bsh).split([self.heads * self.head_dim, 2 * self.groups * self.head_dim], dim=-1)
-        k, v = kv.unflatten(-1, (self.groups, 2 * self.head_dim)).chunk(2, dim=-1)
+        k, v = kv.unflatten(-1, (self.groups, 2, -1)).permute(3, 0, 2, 1, 4)
+        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         bias = sqrt_alibi(self.heads, x_bsh.shape[1], x_bsh.device, q.dtype)
-        return self.wo(attention(q.unflatten(-1, (self.heads, self.head_dim)), k, v, bias))
+        return self.wo(attention(q, k, v, bias))
 
 
 class SwiGLU(nn.Module):

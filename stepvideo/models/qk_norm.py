@@ -1,0 +1,66 @@
+"""QK-norm and RoPE-3D in one step (report §4.3): RMSNorm over each head, its weight, then the rotation, all in fp32.
+
+On a CPU, small networks spend more time between the matrix products than in them; there the step is one autograd node
+with a backward by hand. Elsewhere it is written plainly, for the compiler to fuse.
+
+Legend: n kinds stacked (query and key), b batch, h heads, s tokens, d head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from stepvideo.models.rope import swap_halves
+
+Rope = tuple[Tensor, Tensor]
+Split = tuple[int, int, int]
+
+
+def qk_norm(
+    x_nbhsd: Tensor, weight_nd: Tensor, eps: float, rope: Rope | None = None, split: Split = (0, 0, 0)
+) -> Tensor:
+    """x / rms(x) · weight, rotated by the tables (cos, sin) [s, d] if given; fp32, same shape, contiguous.
+
+    `split` gives the bands of the rotation (see `rope_tables`).
+    """
+    weight = weight_nd.float()[:, None, None, None, :]
+    if x_nbhsd.device.type == "cpu":
+        return _QKNorm.apply(x_nbhsd, weight, eps, rope, split)
+    return plain_qk_norm(x_nbhsd, weight, eps, rope, split)
+
+
+def plain_qk_norm(x: Tensor, weight: Tensor, eps: float, rope: Rope | None, split: Split) -> Tensor:
+    """The definition; `weight` broadcasts against `x`."""
+    y = F.rms_norm(x.float(), x.shape[-1:], eps=eps) * weight
+    return y if rope is None else torch.addcmul(y * rope[0], swap_halves(y, split), rope[1])
+
+
+class _QKNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, rope: Rope | None, split: Split) -> Tensor:
+        x32 = x.contiguous().float()
+        inv_rms = x32.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        normed = x32.mul_(inv_rms) if x32 is not x else x32 * inv_rms
+        y = normed * weight
+        ctx.save_for_backward(normed, inv_rms, weight, *(rope or ()))
+        ctx.split, ctx.dtype = split, x.dtype
+        if rope is None:
+            return y
+        return torch.addcmul(swap_halves(y, split).mul_(rope[1]), y, rope[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        normed, inv_rms, weight, *rope = ctx.saved_tensors
+        if rope:  # the transposed rotation
+            grad = torch.addcmul(swap_halves(grad * rope[1], ctx.split), grad, rope[0])
+        product = grad * normed
+        grad_weight = product.flatten(1, 3).sum(1).view_as(weight)
+        projection = product.mul_(weight).mean(-1, keepdim=True)
+        grad_x = (grad * weight).addcmul_(normed, projection, value=-1).mul_(inv_rms)
+        return grad_x.to(ctx.dtype), grad_weight, None, None, None

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepvideo import storage
@@ -24,7 +23,7 @@ from stepvideo.data.frames import resize, to_tensor, windows
 from stepvideo.errors import StepVideoError
 from stepvideo.models.checkpoints import load_clip_image, load_vae, save_vae
 from stepvideo.models.clip import CLIPImageEncoder, perceptual_distance
-from stepvideo.models.discriminator import PatchDiscriminator
+from stepvideo.models.discriminator import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
 from stepvideo.models.video_vae import DiagonalGaussian, VideoVAE, load_stage1_backbone, vae_parameter_groups
 from stepvideo.stage import StageContext
 from stepvideo.training.config import VAETrainConfig
@@ -113,7 +112,7 @@ class VAEModule(StageModule):
             p = self.perceptual_loss(x, y, batch["step"])
             loss, logs["perceptual"] = loss + cfg.perceptual * p, float(p.detach())
         if self.disc is not None and batch["step"] >= cfg.gan_from:
-            g = -self.disc(y).mean()
+            g = hinge_generator_loss(self.disc(y))
             weight = self.adaptive_weight(loss, g)
             loss, logs["gan_g"], logs["gan_weight"] = loss + cfg.gan * weight * g, float(g.detach()), float(weight)
             self._fake = y.detach()
@@ -160,7 +159,7 @@ class VAEModule(StageModule):
         opt.zero_grad(set_to_none=True)
         real = self.disc(self._real)
         fake = self.disc(self._fake)
-        self.manual_backward(F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+        self.manual_backward(hinge_discriminator_loss(real, fake))
         factor = lr_factor(step, self.steps, self.optim)
         for group in opt.param_groups:
             group["lr"] = self.optim.lr * factor

@@ -89,6 +89,11 @@ def plan(nodes: list[Node], store: Store, code: Mapping[str, str] | None = None)
     return list(steps.values())
 
 
+def plan_rows(steps: list[Step]) -> list[dict[str, str]]:
+    """A plan as JSON-able rows."""
+    return [{"stage": s.node.name, "kind": s.node.kind, "state": s.state, "why": s.why, "key": s.key} for s in steps]
+
+
 def why(spec: StageSpec, store: Store) -> str:
     """Why there is no hit: what is damaged, what was begun, or what differs from the newest artifact of the stage."""
     reason = store.why_not(spec.stage, spec.key)

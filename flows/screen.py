@@ -44,14 +44,15 @@ def result_table(results: Mapping[str, Outcome], links: Mapping[str, str]) -> Ta
     table.add_column("metric")
     table.add_column("artifact", overflow="fold")
     if links:
-        table.add_column("MLflow", overflow="fold")
+        table.add_column("MLflow run")
     for name, outcome in results.items():
         state = "[green]cached[/]" if outcome.cached else "[yellow]ran[/]"
         manifest = outcome.artifact.manifest
         seconds = manifest["finished"] - manifest["started"] if outcome.cached else outcome.seconds
         spent = f"({clock(seconds)})" if outcome.cached else clock(seconds)
         row = [name, state, spent, key_metric(outcome.artifact.metrics), f"{name}/{manifest['key'][:8]}"]
-        table.add_row(*row, *([links.get(name, "")] if links else []))
+        link = links.get(name, "")
+        table.add_row(*row, *([f"[link={link}]{link[-32:][:8]}[/link]" if link else ""] if links else []))
     return table
 
 

@@ -19,11 +19,13 @@ from stepvideo.artifact import Artifact, Store
 from tasks import data_version
 from tasks.launch import Launcher, launcher
 from tasks.ledger import Ledger
+from tasks.reap import reap_mlflow, reap_records
 from tasks.record import RunRecord, recorded
 from tasks.snapshot import snapshot
 from tasks.stages import Listener, Outcome, run_stage
+from tasks.tracking import Server, Tracking
 
-Wrap = Callable[[Node, Callable[[], Outcome]], Outcome]
+Wrap = Callable[[str, Callable[[], Outcome]], Outcome]  # (name of the stage, what makes it)
 
 
 @dataclass
@@ -37,18 +39,20 @@ class Session:
     launcher: Launcher
     record: RunRecord
     listeners: list[Listener]
+    tracking: Tracking | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
+    killed: int = 0  # former drivers whose records were closed
     cancel: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
 
     def run(self, wrap: Wrap | None = None) -> dict[str, Outcome]:
-        """Every node in order; `wrap(node, call)` stands around each, for Prefect. {node name: outcome}."""
+        """Every node in order; `wrap(name, call)` stands around each, for Prefect. {node name: outcome}."""
 
         def one(node: Node, inputs: Mapping[str, Artifact]) -> Outcome:
             def call() -> Outcome:
                 return self.run_node(node, inputs)
 
-            return wrap(node, call) if wrap else call()
+            return wrap(node.name, call) if wrap else call()
 
         return driver.execute(self.nodes, one, self.cfg["cluster"]["concurrency"], self.cancel)
 
@@ -72,6 +76,18 @@ class Session:
         self.record.update_stage(node.name, state="complete", digest=outcome.artifact.digest, **about)
         return outcome
 
+    def register(self, results: Mapping[str, Outcome]) -> str:
+        """The final model to the registry, as `candidate`; "name version N", or "" where there is nothing to do."""
+        finals = [n.name for n in self.nodes if n.final and n.name in results]
+        if not (finals and self.cfg["register"] and self.tracking and not self.tracking.broken):
+            return ""
+        from tasks.registry import register
+
+        name = self.cfg["tracking"]["model_name"]
+        run_id = self.tracking.children.get(finals[-1], "")
+        version = register(self.tracking.server, name, results[finals[-1]].artifact, run_id, self.lineage)
+        return f"{name} version {version} (candidate), from {finals[-1]}"
+
 
 def prepare(overrides: list[str], until: str | None = None) -> tuple[dict[str, Any], list[Node]]:
     """The config and the nodes of a run; raw data that is missing is pulled first."""
@@ -83,9 +99,17 @@ def prepare(overrides: list[str], until: str | None = None) -> tuple[dict[str, A
 
 @contextlib.contextmanager
 def session(
-    cfg: dict[str, Any], nodes: list[Node], overrides: list[str], until: str | None, listeners: list[Listener]
+    cfg: dict[str, Any],
+    nodes: list[Node],
+    overrides: list[str],
+    until: str | None,
+    listeners: list[Listener],
 ) -> Iterator[Session]:
-    """A session with its record in the store. Raises ArtifactError if the store cannot be written."""
+    """A session with its record in the store, and with its parent run if MLflow is to be told.
+
+    Raises:
+        ArtifactError: the store cannot be written.
+    """
     store = Store(cfg["store"])
     store.check_writable()
     debug = cfg["cluster"]["launcher"] == "debug"
@@ -98,8 +122,29 @@ def session(
     }
     with recorded(store, **about) as record:
         lineage = {**data_version.lineage(ROOT), "run": record.data["id"], "command": command(overrides, until)}
-        started = launcher(cfg["cluster"]["launcher"], copied)
-        yield Session(cfg, nodes, store, fingerprints(nodes), started, record, listeners, lineage)
+        jobs = launcher(cfg["cluster"]["launcher"], copied)
+        dead = reap_records(store)
+        tracking = _tracking(cfg, store, lineage) if cfg["tracking"]["mlflow"] else None
+        also = [tracking] if tracking else []
+        code = fingerprints(nodes)
+        s = Session(cfg, nodes, store, code, jobs, record, [*listeners, *also], tracking, lineage, killed=len(dead))
+        try:
+            yield s
+        except BaseException as e:
+            if tracking:
+                tracking.close(e)
+            raise
+        if tracking:
+            tracking.close()
+            record.update_tracking(mlflow_parent=tracking.parent, mlflow=tracking.children, broken=tracking.broken)
+
+
+def _tracking(cfg: Mapping[str, Any], store: Store, lineage: Mapping[str, Any]) -> Tracking:
+    """MLflow with this run's parent in it, and without what dead drivers left."""
+    server = Server(cfg["tracking"], Path(cfg["work"]))
+    tracking = Tracking(server, lineage, cfg)
+    tracking.open(lambda: reap_mlflow(store, server))
+    return tracking
 
 
 def command(overrides: list[str], until: str | None) -> str:

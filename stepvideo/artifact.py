@@ -175,7 +175,8 @@ def lock(directory: Path) -> Iterator[bool]:
         yield True
 
 
-def _is_locked(directory: Path) -> bool:
+def is_locked(directory: Path) -> bool:
+    """Whether a live process of this host holds the directory's lock."""
     import fcntl
 
     with (directory / "lock").open("a+") as f:
@@ -193,5 +194,5 @@ def is_running(directory: Path, stale_after_s: float = 60.0) -> bool:
     except ArtifactError:
         return False
     if beat["host"] == socket.gethostname():
-        return _is_locked(directory)
+        return is_locked(directory)
     return time.time() - beat["time"] < stale_after_s

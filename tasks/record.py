@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo import storage
-from stepvideo.artifact import Store, lock
+from stepvideo.artifact import Store, is_locked, lock
 
 RUNNING, DONE, FAILED, CANCELLED, KILLED = "running", "done", "failed", "cancelled", "killed"
 
@@ -51,8 +51,7 @@ class RunRecord:
             return False
         if self.data["host"] != socket.gethostname():
             return True
-        with lock(self.path.parent) as free:
-            return not free
+        return is_locked(self.path.parent)
 
 
 @contextlib.contextmanager

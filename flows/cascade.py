@@ -1,0 +1,103 @@
+"""The cascade as a Prefect flow: one task a stage, cached ones shown as cached. The work is in tasks/.
+
+Prefect's own cache and retries are off: the store knows what is there (flows/plan.py), the launcher what to try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.states import Completed, State
+
+from flows.compose import chosen
+from flows.plan import plan, plan_rows
+from flows.run import Prepared, run_prepared, summary
+from flows.session import Session
+from stepvideo.errors import GateFailed
+from tasks.reap import reap_prefect
+from tasks.stages import Outcome
+
+PREPARED: ContextVar[Prepared | None] = ContextVar("prepared", default=None)
+
+
+def _name() -> str:
+    """The name of a flow run: its profile, and where it ends."""
+    overrides, until = flow_run.parameters["overrides"] or [], flow_run.parameters["until"]
+    profile = chosen(overrides, "profile", "micro")
+    return f"{profile} until {until}" if until else profile
+
+
+@flow(name="cascade", flow_run_name=_name, retries=0)
+def cascade(overrides: list[str] | None = None, until: str | None = None) -> list[dict[str, Any]]:
+    """Raw clips to an evaluated, distilled model. The parameters are JSON: editable in the UI, storable in a schedule.
+
+    Args:
+        overrides: settings, "key=value".
+        until: the last stage that is wanted.
+
+    Returns:
+        One dict a stage: stage, key, digest, cached, seconds, metrics, path.
+    """
+    prepared = PREPARED.get() or Prepared.make(list(overrides or []), until)
+    prepared.results = run_prepared(prepared, _Board())
+    return summary(prepared.results)
+
+
+@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def stage(name: str, call: Callable[[], Outcome]) -> State[Any]:
+    """Make one stage's artifact. The state is named Cached when it was there."""
+    outcome = call()
+    where = f"{outcome.artifact.out} (digest {outcome.artifact.digest[:16]})"
+    if outcome.cached:
+        return Completed(name="Cached", message=f"in the store: {where}")
+    return Completed(message=f"{outcome.attempts} attempts, {outcome.seconds:.1f} s: {where}")
+
+
+class _Board:
+    """What the flow shows in Prefect's UI: the plan, progress, links, and why a gate stopped it."""
+
+    def opened(self, session: Session) -> None:
+        session.record.update_tracking(flow_run=str(flow_run.id))
+        reap_prefect(session.store)
+        steps = plan(session.nodes, session.store, session.code)
+        create_table_artifact(table=plan_rows(steps), key="plan", description="What this run does and why")
+        self._total, self._done = len(session.nodes), 0
+        self._progress = create_progress_artifact(progress=0.0, key="cascade-progress", description="Stages done")
+        if session.tracking and session.tracking.parent:
+            link = session.tracking.server.link(session.tracking.parent)
+            create_link_artifact(link=link, key="mlflow", link_text="MLflow run", description="Metrics of this run")
+
+    def stage(self, name: str, call: Callable[[], Outcome]) -> Outcome:
+        """Run `call` inside a Prefect task; its outcome comes back past Prefect, which need not store it."""
+        kept: list[Outcome] = []
+        failed: list[BaseException] = []
+
+        def keep() -> Outcome:
+            try:
+                kept.append(call())
+            except BaseException as e:
+                failed.append(e)
+                raise
+            return kept[0]
+
+        stage(name, keep, return_state=True)
+        if failed:
+            raise failed[0]
+        self._done += 1
+        update_progress_artifact(self._progress, progress=100.0 * self._done / self._total)
+        return kept[0]
+
+    def gate_failed(self, error: GateFailed) -> None:
+        create_markdown_artifact(markdown=error.markdown, key="gate", description=f"The gate after {error.stage}")

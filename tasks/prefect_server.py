@@ -1,0 +1,90 @@
+"""A Prefect server for as long as one driver lives, in a process of its own that starts while the driver imports.
+
+Prefect's own temporary server is imported by the client too, starts late, and stays behind when the driver is killed.
+Run as a module this is that process: `python -m tasks.prefect_server FD`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from stepvideo.errors import StepVideoError
+
+URL = "PREFECT_API_URL"
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 5.0
+
+
+@contextlib.contextmanager
+def temporary_server(log: Path) -> Iterator[None]:
+    """Set PREFECT_API_URL to a new server for the body, unless the user set it. Nothing of Prefect is imported here.
+
+    Call `wait_until_up` before the first use. Raises StepVideoError if the log cannot be written.
+    """
+    if os.environ.get(URL):
+        yield
+        return
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        fd = listening.fileno()
+        os.environ[URL] = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+        env = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        del env[URL]
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("wb") as out:
+                command = [sys.executable, "-m", "tasks.prefect_server", str(fd)]
+                root = str(Path(__file__).resolve().parent.parent)
+                process = subprocess.Popen(command, env=env, cwd=root, pass_fds=[fd], stdout=out, stderr=out)
+        except OSError as e:
+            raise StepVideoError(f"cannot start a Prefect server (log {log}): {e.strerror or e}") from e
+    try:
+        yield
+    finally:
+        del os.environ[URL]
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_up() -> None:
+    """Until PREFECT_API_URL answers. Raises StepVideoError with what to do."""
+    url = os.environ[URL]
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            with urllib.request.urlopen(f"{url}/health", timeout=START_TIMEOUT_S) as answer:
+                if answer.status == 200:
+                    return
+        time.sleep(0.1)
+    raise StepVideoError(f"no Prefect server at {url}; unset {URL}, or run with tracking.prefect=false")
+
+
+def _serve(fd: int) -> None:
+    """Serve on an inherited socket until the parent is gone."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    import uvicorn
+
+    uvicorn.run("prefect.server.api.server:create_app", factory=True, fd=fd, log_level="error", lifespan="on")
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

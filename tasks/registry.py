@@ -1,0 +1,38 @@
+"""MLflow's model registry: versions by reference (a path in the store), promotion by alias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stepvideo.artifact import Artifact
+from tasks.tracking import Server
+
+CANDIDATE = "candidate"
+
+
+def register(server: Server, name: str, artifact: Artifact, run_id: str, lineage: Mapping[str, Any]) -> int:
+    """Make `artifact` a version of the model `name` with the alias `candidate`; returns the version.
+
+    The files stay where they are: `source` is their path. The same content again is the same version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = server.client
+    try:
+        client.create_registered_model(name, description="Models of the cascade, by reference into the artifact store.")
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    manifest = artifact.manifest
+    tags = {"stage": manifest["stage"], "stage_key": manifest["key"], "digest": artifact.digest}
+    tags |= {k: str(lineage[k]) for k in ("data_md5", "git_sha", "git_dirty") if lineage.get(k)}
+    known = client.search_model_versions(f"name = '{name}'")
+    same = [v for v in known if v.tags.get("digest") == artifact.digest and v.source == str(artifact.out)]
+    if same:
+        version = max(int(v.version) for v in same)
+    else:
+        made = client.create_model_version(name, source=str(artifact.out), run_id=run_id or None, tags=tags)
+        version = int(made.version)
+    client.set_registered_model_alias(name, CANDIDATE, str(version))
+    return version

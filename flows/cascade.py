@@ -25,7 +25,6 @@ from flows.compose import chosen
 from flows.plan import plan, plan_rows
 from flows.run import Prepared, run_prepared, summary
 from flows.session import Session
-from stepvideo.errors import GateFailed
 from tasks.reap import reap_prefect
 from tasks.stages import Outcome
 
@@ -56,13 +55,15 @@ def cascade(overrides: list[str] | None = None, until: str | None = None) -> lis
 
 
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def stage(name: str, call: Callable[[], Outcome]) -> State[Any]:
-    """Make one stage's artifact. The state is named Cached when it was there."""
-    outcome = call()
-    where = f"{outcome.artifact.out} (digest {outcome.artifact.digest[:16]})"
-    if outcome.cached:
-        return Completed(name="Cached", message=f"in the store: {where}")
-    return Completed(message=f"{outcome.attempts} attempts, {outcome.seconds:.1f} s: {where}")
+def stage(name: str, call: Callable[[], Any]) -> State[Any]:
+    """Make one stage's artifact, or check one. The state is named Cached when it was there."""
+    done = call()
+    if isinstance(done, Outcome):
+        text = f"{done.artifact.out} (digest {done.artifact.digest[:16]})"
+        text = f"in the store: {text}" if done.cached else f"{done.attempts} attempts, {done.seconds:.1f} s: {text}"
+    else:
+        text = str(done)
+    return Completed(name="Cached" if done.cached else None, message=text)
 
 
 class _Board:
@@ -79,12 +80,12 @@ class _Board:
             link = session.tracking.server.link(session.tracking.parent)
             create_link_artifact(link=link, key="mlflow", link_text="MLflow run", description="Metrics of this run")
 
-    def stage(self, name: str, call: Callable[[], Outcome]) -> Outcome:
-        """Run `call` inside a Prefect task; its outcome comes back past Prefect, which need not store it."""
-        kept: list[Outcome] = []
+    def step(self, name: str, call: Callable[[], Any]) -> Any:
+        """Run `call` inside a Prefect task; what it returns comes back past Prefect, which need not store it."""
+        kept: list[Any] = []
         failed: list[BaseException] = []
 
-        def keep() -> Outcome:
+        def keep() -> Any:
             try:
                 kept.append(call())
             except BaseException as e:
@@ -95,9 +96,10 @@ class _Board:
         stage(name, keep, return_state=True)
         if failed:
             raise failed[0]
-        self._done += 1
+        self._done += isinstance(kept[0], Outcome)
         update_progress_artifact(self._progress, progress=100.0 * self._done / self._total)
         return kept[0]
 
-    def gate_failed(self, error: GateFailed) -> None:
-        create_markdown_artifact(markdown=error.markdown, key="gate", description=f"The gate after {error.stage}")
+    def gate_failed(self, findings: list[str]) -> None:
+        lines = "\n".join(f"- {f}" for f in findings)
+        create_markdown_artifact(markdown=f"# The catalog failed its gate\n\n{lines}", key="gate")

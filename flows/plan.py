@@ -76,7 +76,8 @@ def plan(nodes: list[Node], store: Store, code: Mapping[str, str] | None = None)
     for node in nodes:
         sources = [steps[s] for s in dict.fromkeys(node.inputs.values())]
         if unknown := [s.node.name for s in sources if s.artifact is None]:
-            steps[node.name] = Step(node, DEPENDS, f"depends on {', '.join(unknown)}")
+            more = f" and {len(unknown) - 2} more" if len(unknown) > 2 else ""
+            steps[node.name] = Step(node, DEPENDS, f"depends on {', '.join(unknown[:2])}{more}")
             continue
         spec = spec_of(node, {s.node.name: s.artifact for s in sources if s.artifact}, store, code)
         artifact = store.find(node.name, spec.key)

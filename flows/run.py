@@ -19,7 +19,7 @@ from flows.graph import Node, build
 from flows.plan import DEPENDS, HIT, plan, plan_rows
 from flows.session import Session, prepare, report_page, session
 from stepvideo.artifact import Store
-from stepvideo.errors import GateFailed
+from stepvideo.errors import StepVideoError
 from tasks.environment import set_defaults
 from tasks.stages import Outcome
 
@@ -52,18 +52,18 @@ class Board(Protocol):
 
     def opened(self, session: Session) -> None: ...
 
-    def stage(self, name: str, call: Callable[[], Outcome]) -> Outcome: ...
+    def step(self, name: str, call: Callable[[], Any]) -> Any: ...
 
-    def gate_failed(self, error: GateFailed) -> None: ...
+    def gate_failed(self, findings: list[str]) -> None: ...
 
 
 class NoBoard:
     def opened(self, session: Session) -> None: ...
 
-    def stage(self, name: str, call: Callable[[], Outcome]) -> Outcome:
+    def step(self, name: str, call: Callable[[], Any]) -> Any:
         return call()
 
-    def gate_failed(self, error: GateFailed) -> None: ...
+    def gate_failed(self, findings: list[str]) -> None: ...
 
 
 def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
@@ -132,10 +132,12 @@ def run_prepared(prepared: Prepared, board: Board) -> dict[str, Outcome]:
         board.opened(s)
         try:
             with view:
-                results = s.run(board.stage)
-        except GateFailed as e:
-            board.gate_failed(e)
+                results = s.run(board.step)
+        except StepVideoError as e:
+            if report := getattr(e, "report", None):
+                board.gate_failed([str(f) for f in report.failed])
             raise
+        prepared.notes += s.notes
         if s.tracking:
             prepared.links = {name: link for name in results if (link := s.tracking.link(name))}
             if s.tracking.parent:

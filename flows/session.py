@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows import driver
 from flows.compose import ROOT, chosen, compose, data_folder
@@ -25,7 +25,10 @@ from tasks.snapshot import snapshot
 from tasks.stages import Listener, Outcome, run_stage
 from tasks.tracking import Server, Tracking
 
-Wrap = Callable[[str, Callable[[], Outcome]], Outcome]  # (name of the stage, what makes it)
+Wrap = Callable[[str, Callable[[], Any]], Any]  # (name of the step, what does it) → what that returned
+
+if TYPE_CHECKING:
+    from tasks.gates import GateReport
 
 
 @dataclass
@@ -41,18 +44,26 @@ class Session:
     listeners: list[Listener]
     tracking: Tracking | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # for people, at the end
     killed: int = 0  # former drivers whose records were closed
     cancel: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
 
-    def run(self, wrap: Wrap | None = None) -> dict[str, Outcome]:
-        """Every node in order; `wrap(name, call)` stands around each, for Prefect. {node name: outcome}."""
+    def run(self, wrap: Wrap) -> dict[str, Outcome]:
+        """Every node in order, and the gate after the catalog; `wrap(name, call)` runs each. {node name: outcome}.
+
+        Raises:
+            GateFailed: the catalog does not meet a critical expectation.
+        """
 
         def one(node: Node, inputs: Mapping[str, Artifact]) -> Outcome:
             def call() -> Outcome:
                 return self.run_node(node, inputs)
 
-            return wrap(node.name, call) if wrap else call()
+            outcome = wrap(node.name, call)
+            if node.kind == "curate" and self.cfg["gate"]:
+                wrap(f"gate.{node.name}", lambda: self.gate(node, outcome.artifact))
+            return outcome
 
         return driver.execute(self.nodes, one, self.cfg["cluster"]["concurrency"], self.cancel)
 
@@ -75,6 +86,15 @@ class Session:
         about = {"cached": outcome.cached, "seconds": outcome.seconds, "metrics": outcome.artifact.metrics}
         self.record.update_stage(node.name, state="complete", digest=outcome.artifact.digest, **about)
         return outcome
+
+    def gate(self, node: Node, catalog: Artifact) -> GateReport:
+        """Great Expectations over the catalog; its Data Docs lie beside the artifact."""
+        from tasks.gates import check_catalog
+
+        report = check_catalog(catalog.out, catalog.dir / "gate", min_frames=node.config["segment"]["min_frames"])
+        self.notes.append(f"data docs: {report.docs_index_path}")
+        self.notes += [f"warning: {w}" for w in report.warnings]
+        return report
 
     def register(self, results: Mapping[str, Outcome]) -> str:
         """The final model to the registry, as `candidate`; "name version N", or "" where there is nothing to do."""

@@ -19,14 +19,6 @@ class StageFailed(StepVideoError):
     """A stage's job ended without a complete artifact."""
 
 
-class GateFailed(StepVideoError):
-    """A stage's artifact does not meet its expectations; `markdown` lists which, for people."""
-
-    def __init__(self, stage: str, message: str, markdown: str = "") -> None:
-        super().__init__(message)
-        self.stage, self.markdown = stage, markdown
-
-
 class Preempted(Exception):
     """Raised at a step boundary after the state was saved; the job exits with `EXIT_PREEMPTED`."""
 

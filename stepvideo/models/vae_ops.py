@@ -19,6 +19,10 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, causal: bool)
     Returns [N, O, (2T,) 2H, 2W].
     """
     dims = weight.ndim - 2
+    if dims == 3 and x.shape[2] == 1 and x.device.type == "cpu":
+        # torch 2.13's bf16 CPU kernel gives NaN in this shape's weight gradient; single images are cheap anyway
+        up = F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.conv3d(F.pad(up, [1, 1, 1, 1, *((2, 0) if causal else (1, 1))]), weight, bias)
     taps = weight.flip(*range(2, weight.ndim))
     for dim in range(2, weight.ndim):
         lead = [0, 0] * (weight.ndim - 1 - dim)

@@ -15,6 +15,21 @@ from stepvideo.errors import StageFailed, StepVideoError
 
 OVERRIDES = 'settings, for example: profile=smoke stages.sft.steps=50 cluster=debug raw=DIR (see conf/ and "plan")'
 
+REF = "stage, stage/key, a path, or model@alias of the registry"
+SAMPLING = (
+    ("steps", int, "sampling steps; the model says, if not given, here and below"),
+    ("cfg", float, "guidance scale, 1 for none"),
+    ("time_shift", float, "shift of the time grid"),
+    ("cfg_schedule", str, "constant or diminishing"),
+    ("frames", int, "length in frames"),
+    ("height", int, "in pixels"),
+    ("width", int, "in pixels"),
+    ("seed", int, "of the noise (0)"),
+    ("fps", float, "frames a second of the file (25)"),
+    ("device", str, "auto, cpu or cuda"),
+    ("precision", str, "bf16 or fp32"),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
@@ -60,7 +75,44 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
         sub.add_argument("--until", metavar="STAGE", help="this stage and what it needs, for example sft or average")
         sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+    sub = command("status", _status, "the stages of the newest run and how far they are")
+    sub.add_argument("--reap", action="store_true", help="close what killed runs left open in MLflow and Prefect")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    _add_store(sub)
+
+    sub = command("logs", _logs, "output of a stage's newest attempt")
+    sub.add_argument("stage", metavar="STAGE", help="name, or name/key")
+    sub.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
+    _add_store(sub)
+
+    sub = command("lineage", _lineage, "what an artifact was made from, down to the raw data, and how to make it again")
+    sub.add_argument("ref", metavar="REF", help=REF)
+    _add_store(sub)
+
+    sub = command("compare", _compare, "settings, data and metrics of two artifacts or two runs")
+    sub.add_argument("a", metavar="A", help=REF + ", or the id of a run")
+    sub.add_argument("b", metavar="B")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    _add_store(sub)
+
+    sub = command("doctor", _doctor, "what this machine has and lacks")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    _add_store(sub)
+
+    sub = command("generate", _generate, "a video from a Chinese or English prompt")
+    sub.add_argument("prompt", metavar="PROMPT", help='for example "一个红色的圆向右移动"')
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.mp4")
+    sub.add_argument("--model", default="", metavar="REF", help=REF + "; by default the most refined one")
+    sub.add_argument("--negative", metavar="PROMPT", help="what the video should not look like")
+    for name, kind, text in SAMPLING:
+        sub.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=text)
+    _add_store(sub)
     return parser
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="DIR", help="the artifact store; runs/store of the checkout by default")
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -73,6 +125,44 @@ def _run(args: argparse.Namespace) -> int:
     from flows.run import run_command
 
     return run_command(args.overrides, args.until, args.json)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from flows.status import status_command
+
+    return status_command(args.store, args.reap, args.json)
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from flows.status import logs_command
+
+    return logs_command(args.store, args.stage, args.follow)
+
+
+def _lineage(args: argparse.Namespace) -> int:
+    from flows.lineage import lineage_command
+
+    return lineage_command(args.store, args.ref)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from flows.lineage import compare_command
+
+    return compare_command(args.store, args.a, args.b, args.json)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from flows.doctor import doctor_command
+
+    return doctor_command(args.store, args.json)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from flows.generate import generate_command
+
+    given = {name: getattr(args, name) for name, _, _ in SAMPLING} | {"negative": args.negative}
+    settings = {k: v for k, v in given.items() if v is not None}
+    return generate_command(args.store, args.prompt, args.out, args.model, settings)
 
 
 if __name__ == "__main__":

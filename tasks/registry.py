@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepvideo.artifact import Artifact
+from stepvideo.errors import ArtifactError
 from tasks.tracking import Server
 
 CANDIDATE = "candidate"
@@ -36,3 +37,13 @@ def register(server: Server, name: str, artifact: Artifact, run_id: str, lineage
         version = int(made.version)
     client.set_registered_model_alias(name, CANDIDATE, str(version))
     return version
+
+
+def source_of(server: Server, name: str, alias: str) -> str:
+    """The path that `name`'s version with `alias` points at. Raises ArtifactError if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return server.client.get_model_version_by_alias(name, alias).source
+    except MlflowException as e:
+        raise ArtifactError(f"{name}@{alias} is not in the registry at {server.uri}: {e}") from e

@@ -1,0 +1,158 @@
+"""`stepvideo lineage` and `stepvideo compare`: where an artifact comes from, and what differs between two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from flows.plan import config_changes
+from flows.screen import clock, key_metric
+from flows.status import store_of
+from stepvideo.artifact import Artifact, Store
+from stepvideo.config import result_part
+from stepvideo.errors import ArtifactError
+from tasks.record import RunRecord, records
+
+
+def find(store: Store, ref: str) -> Artifact:
+    """An artifact by "stage", "stage/key", a path, or "model@alias" of the registry. Raises ArtifactError."""
+    if "@" not in ref:
+        return store.resolve(ref)
+    from pathlib import Path
+
+    from tasks.environment import set_defaults
+    from tasks.registry import source_of
+    from tasks.tracking import Server
+
+    configs = [r.data["config"] for r in records(store) if r.data["config"]["tracking"]["mlflow"]]
+    if not configs:
+        raise ArtifactError(f"{ref}: no run in {store.root} has reported to MLflow, so there is no registry")
+    set_defaults(configs[-1])
+    server = Server(configs[-1]["tracking"], Path(configs[-1]["work"]))
+    return store.resolve(str(Path(source_of(server, *ref.split("@", 1))).parent))
+
+
+def lineage_command(folder: str | None, ref: str) -> int:
+    """Print the tree of artifacts down to the raw data, and the commands that make the artifact again."""
+    store = store_of(folder)
+    artifact = find(store, ref)
+    console = Console()
+    tree = Tree(_label(artifact))
+    _grow(tree, store, artifact, set())
+    console.print(tree)
+    for line in rebuild(artifact):
+        console.print(line, soft_wrap=True, highlight=False)
+    return 0
+
+
+def rebuild(artifact: Artifact) -> list[str]:
+    """The commands that make it again, from its lineage."""
+    lineage = artifact.manifest["lineage"]
+    lines = []
+    if data := lineage.get("data_md5"):
+        lines.append(f"data: data.dvc md5 {data}")
+    if lineage.get("git_dirty"):
+        lines.append(f"code: {lineage['git_sha'][:12]} with uncommitted changes ({lineage['git_dirty']})")
+    steps = [f"git checkout {lineage['git_sha'][:12]}"] if lineage.get("git_sha") else []
+    steps += ["dvc checkout"] if data else []
+    command = str(lineage.get("command", "stepvideo run")).split(" --until ")[0]
+    lines.append("again: " + " && ".join([*steps, f"{command} --until {artifact.manifest['stage']}"]))
+    return lines
+
+
+def _grow(tree: Tree, store: Store, artifact: Artifact, seen: set[tuple[str, str]]) -> None:
+    """Inputs below; a subtree that was printed is only named."""
+    for role, ref in artifact.manifest["inputs"].items():
+        source = store.find(ref["stage"], ref["key"], verify=False)
+        if source is None:
+            tree.add(f"{role}: [red]{ref['stage']}/{ref['key']} is no longer in the store[/]")
+        elif (ref["stage"], ref["key"]) in seen:
+            tree.add(f"[dim]{role}: {ref['stage']}/{ref['key'][:8]} (above)[/]")
+        else:
+            seen.add((ref["stage"], ref["key"]))
+            prefix = "" if role == ref["stage"] else f"{role}: "
+            _grow(tree.add(prefix + _label(source)), store, source, seen)
+
+
+def _label(artifact: Artifact) -> str:
+    m = artifact.manifest
+    made = f"{clock(m['finished'] - m['started'])} on {m['environment']['host']}"
+    text = f"[bold]{m['stage']}[/]/{m['key'][:8]} [dim]{m['kind']}, {made}[/] {key_metric(artifact.metrics)}"
+    if content := m["config"].get("content"):
+        text += f" [cyan]content {str(content)[:16]}[/]"
+    return text
+
+
+def compare_command(folder: str | None, a: str, b: str, as_json: bool) -> int:
+    """Print what differs between two artifacts, or two runs by their ids: settings, data, metrics."""
+    store = store_of(folder)
+    runs = {r.data["id"]: r for r in records(store)}
+    if a in runs and b in runs:
+        before, after = _of_run(runs[a]), _of_run(runs[b])
+    else:
+        before, after = _of_artifact(store, find(store, a)), _of_artifact(store, find(store, b))
+    changes = {
+        "config": config_changes(before["config"], after["config"]),
+        "data": config_changes(before["data"], after["data"]),
+        "metrics": {
+            k: [before["metrics"].get(k), after["metrics"].get(k)]
+            for k in dict.fromkeys([*before["metrics"], *after["metrics"]])
+        },
+    }
+    if as_json:
+        print(json.dumps(changes, indent=1, ensure_ascii=False))
+        return 0
+    console = Console()
+    for name in ("config", "data"):
+        console.print(f"[bold]{name}[/]: {'equal' if not changes[name] else ''}")
+        for line in changes[name]:
+            console.print(f"  {line}", highlight=False, markup=False)
+    console.print(_metrics_table(changes["metrics"], a, b))
+    return 0
+
+
+def _of_artifact(store: Store, artifact: Artifact) -> dict[str, Any]:
+    m = artifact.manifest
+    data = {role: ref["digest"][:16] for role, ref in m["inputs"].items()}
+    for source in ancestors(store, artifact):
+        if content := source.manifest["config"].get("content"):
+            data[f"{source.manifest['stage']} content"] = str(content)[:16]
+    data |= {"code": m["fingerprint"], "data.dvc": m["lineage"].get("data_md5", "")}
+    return {"config": result_part(m["config"]), "data": data, "metrics": dict(artifact.metrics)}
+
+
+def _of_run(record: RunRecord) -> dict[str, Any]:
+    stages = record.data["stages"]
+    return {
+        "config": record.data["config"],
+        "data": {name: s.get("digest", "")[:16] for name, s in stages.items()},
+        "metrics": {f"{n}.{k}": v for n, s in stages.items() for k, v in s.get("metrics", {}).items()},
+    }
+
+
+def ancestors(store: Store, artifact: Artifact) -> list[Artifact]:
+    """Every artifact behind one, nearest first, each once."""
+    found: dict[tuple[str, str], Artifact] = {}
+    todo = [artifact]
+    while todo:
+        for ref in todo.pop(0).manifest["inputs"].values():
+            source = store.find(ref["stage"], ref["key"], verify=False)
+            if source and (ref["stage"], ref["key"]) not in found:
+                found[ref["stage"], ref["key"]] = source
+                todo.append(source)
+    return list(found.values())
+
+
+def _metrics_table(metrics: Mapping[str, list[float | None]], a: str, b: str) -> Table:
+    table = Table(title="metrics", title_justify="left")
+    for column in ("", a, b, "difference"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, (x, y) in metrics.items():
+        change = f"{y - x:+.4g}" if x is not None and y is not None else ""
+        table.add_row(name, *("" if v is None else f"{v:.6g}" for v in (x, y)), change)
+    return table

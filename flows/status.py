@@ -1,0 +1,153 @@
+"""`stepvideo status` and `stepvideo logs`: read the store's files; no server is asked (but by --reap)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.compose import ROOT
+from flows.screen import STYLE, clock, key_metric
+from stepvideo import storage
+from stepvideo.artifact import Store, damage, is_running
+from stepvideo.errors import ArtifactError
+from stepvideo.sink import read_events
+from tasks.launch import log_paths
+from tasks.ledger import Ledger
+from tasks.record import RunRecord, records
+
+COMPLETE, WAITING = "complete", "waiting"
+
+
+def store_of(folder: str | None) -> Store:
+    """The store that a command was given, or the default one."""
+    store = Store(folder or ROOT / "runs" / "store")
+    if not store.root.is_dir():
+        raise ArtifactError(f"there is no store {store.root} yet; `stepvideo run` makes it, --store names another")
+    return store
+
+
+def status_command(folder: str | None, reap: bool, as_json: bool) -> int:
+    """The stages of the newest run in the store, and how far they are. Exit code 1 if one failed or is damaged."""
+    store = store_of(folder)
+    console = Console(file=sys.stderr if as_json else sys.stdout)
+    if reap:
+        from flows.reap import reap_all
+
+        for line in reap_all(store) or ["nothing was left open"]:
+            console.print(line, highlight=False)
+    found = records(store)
+    if not found:
+        raise ArtifactError(f"nothing was run in {store.root} yet; start with `stepvideo run`")
+    record = found[-1]
+    rows = stage_rows(store, record)
+    if as_json:
+        import json
+
+        print(json.dumps({"run": record.data["id"], "state": run_state(record), "stages": rows}, indent=1))
+    else:
+        console.print(_table(record, rows))
+    return 1 if any(r["state"] in ("failed", "damaged") for r in rows) else 0
+
+
+def run_state(record: RunRecord) -> str:
+    """The record's state; "killed" for one whose driver died without a word."""
+    return record.data["state"] if record.data["state"] != "running" or record.is_live else "killed"
+
+
+def stage_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
+    """One row a stage: stage, state (complete | running | failed | damaged | stopped | waiting), detail, key."""
+    rows = []
+    for node in record.data["nodes"]:
+        known = record.data["stages"].get(node["name"], {})
+        state, detail = _stage(store, node["name"], known.get("key", ""), known)
+        rows.append({"stage": node["name"], "state": state, "detail": detail, "key": known.get("key", "")})
+    return rows
+
+
+def _stage(store: Store, name: str, key: str, known: dict[str, Any]) -> tuple[str, str]:
+    if not key:
+        return WAITING, ""
+    directory = store.dir(name, key)
+    if is_running(directory):
+        return "running", progress(directory)
+    artifact = store.find(name, key, verify=False)
+    if artifact:
+        if wrong := damage(directory, artifact.manifest):
+            return "damaged", wrong
+        return COMPLETE, key_metric(artifact.metrics)
+    error = directory / "error.json"
+    if error.exists():
+        said = storage.read_json(error)
+        return "failed", f"{said['type']}: {said['message']}".splitlines()[0]
+    return ("stopped", progress(directory)) if directory.exists() else (WAITING, "")
+
+
+def progress(directory: Path) -> str:
+    """ "40/200 step, 1:20 left" from the job's events; "" before the first."""
+    events = read_events(directory / "events.jsonl")[0]
+    starts = [i for i, e in enumerate(events) if e.get("name") == "attempt_started"]
+    rows = [e for e in events[starts[-1] if starts else 0 :] if e["type"] == "progress"]
+    if not rows:
+        return "starting" if is_running(directory) else ""
+    first, last = rows[0], rows[-1]
+    text = f"{last['done']}/{last['total']} {last['unit']}"
+    made = last["done"] - first["done"]
+    if made > 0 and is_running(directory):
+        left = (last["total"] - last["done"]) * (last["time"] - first["time"]) / made
+        text += f", {clock(max(0.0, left - (time.time() - last['time'])))} left"
+    return text
+
+
+def _table(record: RunRecord, rows: Iterable[dict[str, Any]]) -> Table:
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.data["started"]))
+    name = record.data["config"]["name"]
+    table = Table(title=f"{name}, started {started}: {run_state(record)}", title_justify="left")
+    for column in ("stage", "", "", "key"):
+        table.add_column(column)
+    for r in rows:
+        style = STYLE.get(r["state"], "green" if r["state"] == COMPLETE else "dim")
+        table.add_row(r["stage"], f"[{style}]{r['state']}[/]", r["detail"], r["key"])
+    return table
+
+
+def logs_command(folder: str | None, stage: str, follow: bool) -> int:
+    """Print stdout and stderr of a stage's newest attempt; `follow` goes on until its job has ended."""
+    directory = stage_dir(store_of(folder), stage)
+    attempts = Ledger(directory).attempts
+    if not attempts:
+        raise ArtifactError(f"{directory} has no attempt yet")
+    if attempts[-1]["launcher"] == "debug":
+        raise ArtifactError(f"{stage} ran inside the driver (cluster=debug); its output went to the driver's terminal")
+    number = attempts[-1]["number"]
+    out, err = log_paths(directory, number)
+    print(f"== {directory.parent.name}/{directory.name} attempt {number}", file=sys.stderr)
+    places = dict.fromkeys((out, err), 0)
+    while True:
+        running = is_running(directory)
+        for path, place in places.items():
+            if path.exists():
+                with path.open("rb") as f:
+                    f.seek(place)
+                    text = f.read()
+                places[path] = place + len(text)
+                sys.stdout.buffer.write(text)
+        sys.stdout.flush()
+        if not follow or not running:
+            return 0
+        time.sleep(0.5)
+
+
+def stage_dir(store: Store, ref: str) -> Path:
+    """The newest directory of "stage" or "stage/prefix of a key", complete or not. Raises ArtifactError."""
+    name, _, prefix = ref.partition("/")
+    found = [p.parent for p in store.root.glob(f"{name}/{prefix}*/spec.json")]
+    if not found:
+        known = sorted({p.parent.parent.name for p in store.root.glob("*/*/spec.json")})
+        raise ArtifactError(f"no stage {ref!r} in {store.root}; there are: {', '.join(known) or 'none'}")
+    return max(found, key=lambda p: (p / "spec.json").stat().st_mtime)

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_LOCKED = {"stepvideo", "pip"}
 
 HEADER = """\
-# Every package of the environment, exactly. Made by `make lock` from the ranges in pyproject.toml (extras train, flows,
-# dev) with pip on Python {python}, Linux x86_64; do not edit by hand. Installed by `make setup`.
+# Every package of the environment, exactly. Made by `make lock` from the ranges in pyproject.toml (all extras)
+# with pip on Python {python}, Linux x86_64; do not edit by hand. Installed by `make setup`.
 # - fastapi stays below 0.151: prefect 3.8's server breaks on newer ones and does not say so in its metadata.
 # - lightning 2.6.2 and 2.6.3 were malicious releases and are excluded.
 # - pyarrow stays below 26 and omegaconf below 2.4: mlflow and hydra-core cap them.

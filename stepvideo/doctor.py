@@ -27,6 +27,7 @@ DISK_WARN_GB = 10.0  # `micro` with its environment needs about half of it
 FASTAPI_BREAKS_PREFECT = (0, 151)  # prefect 3.8: HTTP 422 from 0.151, no server from 0.155
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SLURM_COMMANDS = ("sbatch", "sinfo", "sacct", "scancel")
+S3_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def checks(store: Path | str | None = None, root: Path = ROOT) -> list[Check]:
         _data(root),
         _slurm(),
         _browser(),
-        *_untested(gpus),
+        *_untested(gpus, root),
     ]
 
 
@@ -218,7 +219,7 @@ def _slurm() -> Check:
     present = [c for c in SLURM_COMMANDS if shutil.which(c)]
     absent = [c for c in SLURM_COMMANDS if c not in present]
     if absent:
-        return Check("slurm", "untested", f"not on PATH: {', '.join(absent)}; only cluster=slurm needs them")
+        return Check("slurm", "untested", f"not on PATH: {', '.join(absent)}")
     up = _run("sinfo", "--noheader", "--format=%P %a %D")
     if up is None:
         return Check("slurm", "warn", "commands are here, the controller does not answer", "start slurmctld")
@@ -234,23 +235,16 @@ def _browser() -> Check:
     )
 
 
-def _untested(gpus: list[str]) -> list[Check]:
+def _untested(gpus: list[str], root: Path) -> list[Check]:
     """Paths of the project that this machine cannot run, so nothing here vouches for them."""
-    found: list[Check] = []
-
-    def add(what: str, why: str) -> None:
-        found.append(Check(what, "untested", why))
-
-    if not gpus:
-        add("training on CUDA, nccl, bf16", "no GPU")
-        add("profile=small", "sized for a GPU")
-    elif len(gpus) < 2:
-        add("several GPUs (nccl)", "one GPU")
-    if not shutil.which("sbatch"):
-        add("cluster=slurm", "no sbatch: nothing was submitted to a real Slurm here")
-    if not any(os.environ.get(v) for v in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")):
-        add("store and data on S3", "no S3 credentials in the environment")
-    return found
+    reasons = {
+        "training on CUDA, nccl, bf16 on GPUs": "" if gpus else "no GPU",
+        "several GPUs": "fewer than two" if len(gpus) == 1 else "",
+        "profile=small": "sized for a GPU" if not gpus and (root / "conf" / "profile" / "small.yaml").exists() else "",
+        "jobs through a real Slurm": "" if shutil.which("sbatch") else "no sbatch; see cluster=submitit-local",
+        "files and data on S3": "" if any(map(os.environ.get, S3_VARIABLES)) else "no credentials in the environment",
+    }
+    return [Check(what, "untested", why) for what, why in reasons.items() if why]
 
 
 def _some(items: list[Any], most: int = 4) -> str:

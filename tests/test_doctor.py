@@ -109,11 +109,20 @@ def test_data_pulled_or_not(root: Path) -> None:
 
 def test_what_cannot_run_here_is_listed_as_untested(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setenv("PATH", str(root))
-    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+    for name in doctor.S3_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    untested = {c.name for c in checks(root / "store", root) if c.status == "untested"}
-    assert {"gpu", "slurm", "browser", "cluster=slurm", "profile=small"} <= untested
-    assert any("CUDA" in name for name in untested)
+
+    def untested() -> set[str]:
+        return {c.name for c in checks(root / "store", root) if c.status == "untested"}
+
+    assert {"gpu", "slurm", "browser", "jobs through a real Slurm", "files and data on S3"} <= untested()
+    assert any("CUDA" in name for name in untested())
+    assert "profile=small" not in untested(), "a profile that does not exist is no path of the project"
+    (root / "conf" / "profile").mkdir(parents=True)
+    (root / "conf" / "profile" / "small.yaml").write_text("name: small\n")
+    assert "profile=small" in untested()
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    assert "files and data on S3" not in untested()
 
 
 def test_worst() -> None:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The fused CPU kernel's backward is 6 times slower in bf16 than these plain products; they need all logits in memory.
-PLAIN_LOGITS = 2**25
+# Up to this many logits, two plain products beat the fused kernel on a CPU (7 times in bf16, whose backward is slow
+# there).
+PLAIN_LOGITS = 2**22
 
 
 def attention(q_bhqd: Tensor, k_bgkd: Tensor, v_bgkd: Tensor, bias: Tensor | None = None) -> Tensor:

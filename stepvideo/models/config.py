@@ -127,14 +127,15 @@ class DiscriminatorConfig:
 class DiTConfig:
     """The released `StepVideoModel` (report §4.3, Table 1); the defaults are the 30B text-to-video model.
 
-    Field names are those of the released `transformer/config.json`. `use_additional_conditions` selects the image-to-video
-    form: the input is [noisy latent | condition latent] on channels, and a motion score joins the timestep embedding.
+    Field names are those of the released `transformer/config.json`. `use_additional_conditions` selects the
+    image-to-video form: the input is [noisy latent | condition latent] on channels, and a motion score joins the
+    timestep embedding.
     """
 
     num_attention_heads: int = 48
     attention_head_dim: int = 128
     num_layers: int = 48
-    in_channels: int = 64  # channels of the noisy latent; the patch embedding sees twice as many in the image-to-video form
+    in_channels: int = 64  # of the noisy latent; the image-to-video form adds as many of the condition
     out_channels: int = 64
     patch_size: int = 1  # spatial only
     norm_eps: float = 1e-6  # of the output norm, the caption norm and the QK norm; the block norms have 1e-5
@@ -150,7 +151,9 @@ class DiTConfig:
                 "use a multiple of 8"
             )
         if len(self.caption_channels) not in (1, 2) or min(self.caption_channels) <= 0:
-            raise ValueError(f"caption_channels={self.caption_channels}: give [Step-LLM width] or [Step-LLM width, CLIP width]")
+            raise ValueError(
+                f"caption_channels={self.caption_channels}: give [Step-LLM width] or [Step-LLM width, CLIP width]"
+            )
 
     @property
     def inner_dim(self) -> int:
@@ -185,7 +188,9 @@ class StepLLMConfig:
             _positive(self, name)
         _positive(self, "padded_vocab_size")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}")
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+            )
         if self.num_attention_heads % self.num_attention_groups:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} must be a multiple of "
@@ -224,15 +229,17 @@ class CLIPTextConfig:
         for name in (*names, "max_position_embeddings", "type_vocab_size"):
             _positive(self, name)
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}")
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+            )
 
 
 @dataclass
 class CLIPImageConfig:
-    """A small convolutional image tower, trained against `CLIPTextConfig`'s head; ours, the release has none we can load."""
+    """A small convolutional image tower, trained against the text tower's head; the release has nothing like it."""
 
     in_channels: int = 3
-    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 128])  # one stage each; every stage halves the resolution
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 128])  # one a stage; each halves the resolution
     blocks: int = 1  # residual blocks a stage
     projection_dim: int = 64
 
@@ -240,4 +247,6 @@ class CLIPImageConfig:
         for name in ("in_channels", "blocks", "projection_dim"):
             _positive(self, name)
         if not self.widths or any(w <= 0 or w % 8 for w in self.widths):
-            raise ValueError(f"widths={self.widths}: give one multiple of 8 for each stage (GroupNorm uses groups of 8 channels)")
+            raise ValueError(
+                f"widths={self.widths}: give one multiple of 8 for each stage (GroupNorm uses groups of 8 channels)"
+            )

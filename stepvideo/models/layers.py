@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepvideo.models.gelu import gelu_tanh
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) · weight over the last axis, computed in fp32, returned in the dtype of `x`."""
@@ -79,7 +81,7 @@ class TextProjection(nn.Module):
         self.linear_2 = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.gelu(self.linear_1(x), approximate="tanh"))
+        return self.linear_2(gelu_tanh(self.linear_1(x)))
 
 
 class GELUProjection(nn.Module):
@@ -90,7 +92,7 @@ class GELUProjection(nn.Module):
         self.proj = nn.Linear(dim, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return gelu_tanh(self.proj(x))
 
 
 class FeedForward(nn.Module):

@@ -41,26 +41,31 @@ def plain_qk_norm(x: Tensor, weight: Tensor, eps: float, rope: Rope | None, spli
 
 
 class _QKNorm(torch.autograd.Function):
+    """Works in place where it can: at these sizes a fresh tensor costs more than the arithmetic on it."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, rope: Rope | None, split: Split) -> Tensor:
+        own = not x.is_contiguous() or x.dtype != torch.float32
         x32 = x.contiguous().float()
-        inv_rms = x32.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        normed = x32.mul_(inv_rms) if x32 is not x else x32 * inv_rms
-        y = normed * weight
+        norm = torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
+        inv_rms = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = x32.mul_(inv_rms) if own else x32 * inv_rms
         ctx.save_for_backward(normed, inv_rms, weight, *(rope or ()))
         ctx.split, ctx.dtype = split, x.dtype
         if rope is None:
-            return y
-        return torch.addcmul(swap_halves(y, split).mul_(rope[1]), y, rope[0])
+            return normed * weight
+        cos, sin = rope[0] * weight, rope[1] * swap_halves(weight, split)
+        return swap_halves(normed, split).mul_(sin).addcmul_(normed, cos)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         normed, inv_rms, weight, *rope = ctx.saved_tensors
         if rope:  # the transposed rotation
-            grad = torch.addcmul(swap_halves(grad * rope[1], ctx.split), grad, rope[0])
+            grad = swap_halves(grad * rope[1], ctx.split).addcmul_(grad, rope[0])
         product = grad * normed
         grad_weight = product.flatten(1, 3).sum(1).view_as(weight)
         projection = product.mul_(weight).mean(-1, keepdim=True)
-        grad_x = (grad * weight).addcmul_(normed, projection, value=-1).mul_(inv_rms)
+        grad_x = grad.mul_(weight) if rope else grad * weight
+        grad_x.addcmul_(normed, projection, value=-1).mul_(inv_rms)
         return grad_x.to(ctx.dtype), grad_weight, None, None, None

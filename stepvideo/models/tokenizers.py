@@ -61,8 +61,8 @@ class LLMTokenizer:
     def train(cls, captions: Iterable[str], vocab_size: int = 2000, length: int = 320) -> LLMTokenizer:
         """BPE on these captions; `vocab_size` is an upper limit, all characters of the captions are kept.
 
-        Chinese characters stay single: pieces that glue attributes together ("红色的大圆") would give an unseen combination
-        of seen words an unseen spelling.
+        Chinese characters stay single: pieces that glue attributes together ("红色的大圆") would give an unseen
+        combination of seen words an unseen spelling.
         """
         out = io.BytesIO()
         spm.SentencePieceTrainer.train(

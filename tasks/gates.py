@@ -115,6 +115,7 @@ def _validate(catalog_dir: Path, docs_dir: Path, min_frames: int, min_captioned:
     table = load_table(catalog_dir)
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     frames = _frames(table, catalog_dir)
     suites = {
@@ -125,7 +126,7 @@ def _validate(catalog_dir: Path, docs_dir: Path, min_frames: int, min_captioned:
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="stepvideo-gate-") as project:
         context = gx.get_context(mode="file", project_root_dir=project)
-        context.variables.progress_bars = {"globally": False}
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
         source = context.data_sources.add_pandas("curated")
         findings: list[Finding] = []
         checked = 0
@@ -180,6 +181,7 @@ def _frames(table: Any, catalog_dir: Path) -> dict[str, Any]:
 
 def _catalog_suite(min_captioned: float) -> list[Any]:
     import great_expectations.expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     needed = ("clip_id", "kind", "file", "first_frame", "frames", "height", "width", "captions", "caption_source")
     texts = ("clip_id", "kind", "file", "captions", "caption_source", "source_sha256")
@@ -206,13 +208,14 @@ def _catalog_suite(min_captioned: float) -> list[Any]:
         *(gxe.ExpectColumnValuesToNotBeNull(column=f"tag_{t}") for t in ("saturation_mean", "blur", "blur_fixed")),
         *(gxe.ExpectColumnValuesToBeBetween(column=f"tag_{t}", min_value=0) for t in ("blur", "blur_fixed")),
         gxe.ExpectColumnValuesToBeInSet(
-            column="caption_source", value_set=["sidecar"], mostly=min_captioned, severity="warning"
+            column="caption_source", value_set=["sidecar"], mostly=min_captioned, severity=FailureSeverity.WARNING
         ),
     ]
 
 
 def _clips_suite(min_frames: int) -> list[Any]:
     import great_expectations.expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     motions = ("motion_mean", "motion_max", "motion_min")
     return [
@@ -227,20 +230,29 @@ def _clips_suite(min_frames: int) -> list[Any]:
         ),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="source_end", column_B="source_start"),
         # Shares, not rules: a still scene is a legal clip, a catalog of still scenes is a mistake.
-        gxe.ExpectColumnValuesToBeBetween(column="tag_motion_mean", min_value=0.01, mostly=0.8, severity="warning"),
-        gxe.ExpectColumnValuesToBeBetween(column="tag_blur", min_value=1.0, mostly=0.9, severity="warning"),
-        gxe.ExpectColumnValuesToBeBetween(column="caption_overlap", min_value=0.9, mostly=0.9, severity="warning"),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="tag_motion_mean", min_value=0.01, mostly=0.8, severity=FailureSeverity.WARNING
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="tag_blur", min_value=1.0, mostly=0.9, severity=FailureSeverity.WARNING
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="caption_overlap", min_value=0.9, mostly=0.9, severity=FailureSeverity.WARNING
+        ),
     ]
 
 
 def _files_suite() -> list[Any]:
     import great_expectations.expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     return [
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["role", "file"]),
         gxe.ExpectColumnValuesToBeInSet(column="status", value_set=["accepted", "quarantined"]),
         gxe.ExpectColumnValuesToBeInSet(column="quarantine_explained", value_set=[True]),
-        gxe.ExpectColumnValuesToBeInSet(column="status", value_set=["accepted"], mostly=0.5, severity="warning"),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="status", value_set=["accepted"], mostly=0.5, severity=FailureSeverity.WARNING
+        ),
     ]
 
 

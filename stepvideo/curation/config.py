@@ -32,6 +32,7 @@ class HealthConfig:
     """Which files are sound enough to cut. The others go to quarantine with a reason."""
 
     max_bad_packets: int = 0  # packets that the decoder refuses
+    max_corrupt_frames: int = 0  # frames that it gave, but patched up
     min_frame_share: float = 0.99  # decoded / expected, where the container counts its frames
     min_duration_share: float = 0.9  # the same where the count is only duration × rate (webm, ts)
     file_timeout_s: float = 900.0  # one file, all steps; a decoder that hangs is killed

@@ -66,7 +66,7 @@ def _video(source: Source, config: CurateConfig, root: Path) -> Result:
     health = reader.health
     found = shots(detector.cuts(), health.frames) if detector else []
     spans = [s for s in (trimmed(shot, config.segment) for shot in found) if s]
-    measured = {k: v for k, v in asdict(health).items() if k != "exact"}
+    measured: Row = {k: v for k, v in asdict(health).items() if k != "exact"}
     measured |= {"shots": len(found), "clips": 0, "dropped_shots": len(found) - len(spans)}
     try:
         check(health, config.health)
@@ -75,11 +75,11 @@ def _video(source: Source, config: CurateConfig, root: Path) -> Result:
             rule = f"{config.segment.min_frames} frames after {config.segment.trim} are dropped at each end"
             raise Unfit("too_short", f"its longest shot has {longest} frames; a clip needs {rule}")
     except Unfit as e:
-        return quarantined(source, e.reason, e.detail, **measured)
+        return quarantined(source, e.reason, e.detail, measured)
     crops = [tags.border_crop([profiles[i] for i in range(*s) if i in profiles], config.border) for s in spans]
     frames = kept if kept is not None else FrameReader(source.path).frames()
     rows = [r for c in _clips(frames, spans, crops, source, health, config, root) for r in c]
-    return Result(file_row(source, "accepted", **(measured | {"clips": len(spans)})), rows)
+    return Result(file_row(source, "accepted", measured=measured | {"clips": len(spans)}), rows)
 
 
 def _clips(
@@ -208,10 +208,10 @@ def _image(source: Source, config: CurateConfig) -> Result:
         raise Unfit("unreadable", f"{type(e).__name__}: {e}") from e
     image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
-    measured = {"frames": 1, "width": width, "height": height}
+    measured: Row = {"frames": 1, "width": width, "height": height}
     if min(height, width) < config.min_image_side:
         detail = f"{width}x{height}; the shorter side needs {config.min_image_side} pixels"
-        return quarantined(source, "too_small", detail, **measured)
+        return quarantined(source, "too_small", detail, measured)
     crop = tags.border_crop([tags.bright_shares(image, config.border.limit)], config.border)
     x, y, w, h = crop or (0, 0, width, height)
     quality = tags.quality([tags.scores(image[y : y + h, x : x + w], config.tags)])
@@ -231,7 +231,7 @@ def _image(source: Source, config: CurateConfig) -> Result:
         **_source_columns(source, (0, 1), crop),
         **_tag_columns(quality | tags.NO_MOTION),
     }
-    return Result(file_row(source, "accepted", **measured, shots=1, clips=1, dropped_shots=0), [row])
+    return Result(file_row(source, "accepted", measured=measured), [row])
 
 
 def _plays_everywhere(health: Health, source: Source) -> bool:

@@ -109,8 +109,8 @@ def check(health: Health, config: HealthConfig) -> None:
     found = f"{health.frames} of {health.expected} frames decoded, {health.bad_packets} bad packets"
     if health.expected and present < share * health.expected:
         raise Unfit("truncated", found)
-    if health.bad_packets > config.max_bad_packets:
-        raise Unfit("damaged", found)
+    if health.bad_packets > config.max_bad_packets or health.corrupt_frames > config.max_corrupt_frames:
+        raise Unfit("damaged", f"{found}, {health.corrupt_frames} frames patched up by the decoder")
 
 
 def _promises(container: Any, stream: Any, health: Health) -> None:

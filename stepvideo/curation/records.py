@@ -53,15 +53,15 @@ def media_name(name: str, suffix: str) -> str:
     return f"media/{name[:2]}/{name}{suffix}"
 
 
-def file_row(source: Source, status: str, reason: str = "", detail: str = "", **measured: Any) -> Row:
+def file_row(source: Source, status: str, reason: str = "", detail: str = "", measured: Row | None = None) -> Row:
     """`status` is "accepted" or "quarantined"."""
-    row = {name: None for name in files_schema().names}
+    row: Row = dict.fromkeys(files_schema().names)
     row |= {"role": source.role, "file": source.file, "kind": source.kind, "sha256": source.sha256, "size": source.size}
-    return row | {"status": status, "reason": reason, "detail": detail} | measured
+    return row | {"status": status, "reason": reason, "detail": detail} | (measured or {})
 
 
-def quarantined(source: Source, reason: str, detail: str, **measured: Any) -> Result:
-    return Result(file_row(source, "quarantined", reason, detail, **measured))
+def quarantined(source: Source, reason: str, detail: str, measured: Row | None = None) -> Result:
+    return Result(file_row(source, "quarantined", reason, detail, measured))
 
 
 def clip_schema() -> pa.Schema:

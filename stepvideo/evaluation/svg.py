@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 22, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 22, 34
 MAX_POINTS = 160  # a curve is thinned to this many; beyond, a screen shows no more and the page only grows
 
 
@@ -77,6 +77,13 @@ def scale(values: Sequence[float], start: float, end: float, log: bool = False) 
     return Scale(low, high, start, end, False, nice_ticks(low, high))
 
 
+def span(values: Sequence[float], start: float, end: float) -> Scale:
+    """A scale of exactly the values' range: for an axis of steps, where room beyond the last one is wasted."""
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1
+    return Scale(low, high, start, end, False, nice_ticks(low, high))
+
+
 def number(v: float) -> str:
     """Short and exact enough to read: 3 significant digits, thousands as k."""
     if v == 0:
@@ -93,8 +100,9 @@ def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list
     return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def smooth(points: Sequence[tuple[float, float]], decay: float = 0.9) -> list[tuple[float, float]]:
-    """Exponential moving average without start-up bias."""
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Exponential moving average over about a thirtieth of the curve, without start-up bias."""
+    decay = 1 - 1 / max(4, len(points) / 30)
     out, total, weight = [], 0.0, 0.0
     for x, y in points:
         total, weight = decay * total + (1 - decay) * y, decay * weight + 1 - decay
@@ -148,7 +156,7 @@ def line_chart(
     xs = [px for _, pts in curves for px, _ in pts] + [m.x for m in marks]
     ys = [py for _, pts in curves for _, py in pts]
     log = log and max(ys) / min(ys) > 3  # less than half a decade reads better on a linear axis
-    sx, sy = scale(xs, LEFT, width - RIGHT), scale(ys, height - BOTTOM, TOP, log)
+    sx, sy = span(xs, LEFT, width - RIGHT), scale(ys, height - BOTTOM, TOP, log)
     out = [_open(title, width, height), _axes(sx, sy, x_label, width, height)]
     for i, m in enumerate(marks):
         v = sx(m.x)
@@ -197,7 +205,7 @@ def interval_chart(
     """Values in [0, 1] with their intervals, one row each, above a reference line."""
     row = 20
     height = TOP + row * len(rows) + BOTTOM
-    x = Scale(0, 1, label_width, width - 14, False, [0, 0.25, 0.5, 0.75, 1])
+    x = Scale(0, 1, label_width, width - 22, False, [0, 0.25, 0.5, 0.75, 1])
     base = height - BOTTOM + 4
     out = [_open(title, width, height).replace(f'<text x="{LEFT}"', '<text x="2"')]
     for t in x.ticks:
@@ -216,7 +224,7 @@ def interval_chart(
         text = f"{r.label}: {100 * r.value:.1f} % ({100 * r.low:.1f} to {100 * r.high:.1f} %)"
         out.append(
             f"<g><title>{escape(text)}</title>"
-            f'<rect x="{label_width}" y="{y - 9}" width="{width - label_width - 14}" height="18" class="hit"/>'
+            f'<rect x="{label_width}" y="{y - 9}" width="{width - label_width - 22}" height="18" class="hit"/>'
             f'<line x1="{x(r.low)}" x2="{x(r.high)}" y1="{y}" y2="{y}" class="line c{r.colour % 8}"/>'
             f'<circle cx="{x(r.value)}" cy="{y}" r="4" class="dot c{r.colour % 8}"/></g>'
         )

@@ -24,8 +24,9 @@ $(STAMP):
 	@test -n "$(PYTHON)" || { echo "no python3 found; stepvideo needs Python 3.11 or 3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] < (3, 13) else \
 	  f"stepvideo needs Python 3.11 or 3.12, {sys.executable} is {sys.version.split()[0]}; try: make setup PYTHON=python3.11")'
-	@echo "set-up: $$(grep -c '^[a-z]' requirements.lock) Python packages into .venv (2.9 GB, about 2 minutes)"
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  echo "set-up: $$(grep -c '^[a-z]' requirements.lock) Python packages into .venv (2.9 GB, about 2 minutes)"; \
+	  $(PYTHON) -m venv --clear .venv; }
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -f .venv/.installed-*

@@ -75,7 +75,9 @@ def test_help_imports_nothing_heavy(command: str) -> None:
 
 
 def test_plan_imports_neither_torch_nor_the_servers(tmp_path: Path) -> None:
-    found = imported("-m", "stepvideo.cli", "plan", "profile=smoke", f"store={tmp_path}")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "clip.mp4").write_bytes(b"planning hashes raw files and opens none")
+    found = imported("-m", "stepvideo.cli", "plan", "profile=smoke", f"data={tmp_path}", f"store={tmp_path}/store")
     assert "hydra" in found, "the config was composed"
     assert not found & {"torch", "lightning", "mlflow", "prefect", "great_expectations"}
 

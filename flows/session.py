@@ -142,7 +142,7 @@ def session(
     }
     with recorded(store, **about) as record:
         lineage = {**data_version.lineage(ROOT), "run": record.data["id"], "command": command(overrides, until)}
-        jobs = launcher(cfg["cluster"]["launcher"], copied)
+        jobs = launcher(cfg["cluster"]["launcher"], copied, cfg["cluster"]["grace_s"])
         dead = reap_records(store)
         tracking = _tracking(cfg, store, lineage) if cfg["tracking"]["mlflow"] else None
         also = [tracking] if tracking else []

@@ -66,6 +66,7 @@ def _ranks(directory: Path, nproc: int) -> int:
     shared = {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc)}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "stepvideo.job", str(directory)]
+    (directory / "error.json").unlink(missing_ok=True)
     children = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)})
         for r in range(nproc)
@@ -106,7 +107,8 @@ def _guarded(spec: StageSpec, directory: Path, rank: int, world_size: int) -> in
     sink: JsonlSink | NullSink = NullSink()
     try:
         if rank == 0:
-            (directory / "error.json").unlink(missing_ok=True)
+            if world_size == 1:
+                (directory / "error.json").unlink(missing_ok=True)
             sink = JsonlSink(directory / "events.jsonl")
         _run(spec, directory, rank, world_size, sink)
         return 0
@@ -115,11 +117,11 @@ def _guarded(spec: StageSpec, directory: Path, rank: int, world_size: int) -> in
         return EXIT_PREEMPTED
     except Exception as e:
         traceback.print_exc()
-        if rank == 0:
+        with contextlib.suppress(OSError, ValueError):  # a full disk: stderr has the reason already
+            sink.event("failed", error=f"{type(e).__name__}: {e}")
+        if not (directory / "error.json").exists():  # the other ranks only fail because the first one did
             error = {"type": type(e).__name__, "message": str(e), "traceback": traceback.format_exc()}
-            error["user"] = isinstance(e, StepVideoError)
-            with contextlib.suppress(OSError, ValueError):  # a full disk: stderr has the reason already
-                sink.event("failed", error=f"{type(e).__name__}: {e}")
+            error |= {"user": isinstance(e, StepVideoError), "rank": rank}
             try:
                 storage.write_json(directory / "error.json", error)
             except StepVideoError as full:
@@ -142,13 +144,14 @@ def _run(spec: StageSpec, directory: Path, rank: int, world_size: int, sink: Jso
         )
     inputs = {role: _input(spec, role) for role in spec.inputs}
     tmp, work = directory / "out.tmp", directory / "work"
-    if rank == 0:
-        shutil.rmtree(tmp, ignore_errors=True)
-        try:
+    try:
+        work.mkdir(exist_ok=True)
+        if rank == 0:
+            shutil.rmtree(tmp, ignore_errors=True)
             tmp.mkdir(parents=True)
-            work.mkdir(exist_ok=True)
-        except OSError as e:
-            raise StageFailed(f"{spec.stage}: cannot create {tmp}: {e.strerror}") from e
+    except OSError as e:
+        raise StageFailed(f"{spec.stage}: cannot create {tmp}: {e.strerror}") from e
+    if rank == 0:
         sink.event("attempt_started", pid=os.getpid(), host=socket.gethostname(), world_size=world_size)
     _set_threads(config.runtime.threads, world_size)
     stop = threading.Event()

@@ -5,6 +5,7 @@ Writes are atomic: to a temporary name beside the target, then renamed (local) o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,7 +38,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(f.fileno())
         os.replace(tmp, path)
     except OSError as e:
-        tmp.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            tmp.unlink()
         raise ArtifactError(f"cannot write {path}: {e.strerror or e}; free space or choose another store") from e
 
 

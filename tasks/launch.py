@@ -48,12 +48,17 @@ class Launcher(Protocol):
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle: ...
 
 
-def launcher(name: str, code: Path | None = None) -> Launcher:
-    """The launcher of a `cluster.launcher` setting; `code`: the snapshot that jobs run."""
+def launcher(name: str, code: Path | None = None, grace_s: float = 10.0) -> Launcher:
+    """The launcher of a `cluster.launcher` setting.
+
+    Args:
+        code: the snapshot that jobs run.
+        grace_s: from the request to stop until SIGKILL when a job runs out of time.
+    """
     if name == "debug":
         return Debug()
     if name == "local":
-        return Local(code)
+        return Local(code, grace_s)
     if name == "submitit-local":
         return SubmititLocal(code)
     raise ConfigError(f"no launcher {name!r}; there are debug, local and submitit-local")
@@ -90,8 +95,8 @@ class Local:
 
     name = "local"
 
-    def __init__(self, code: Path | None = None) -> None:
-        self._code = code
+    def __init__(self, code: Path | None = None, grace_s: float = 10.0) -> None:
+        self._code, self._grace_s = code, grace_s
 
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
         out, err = log_paths(stage_dir, number)
@@ -108,12 +113,12 @@ class Local:
                 )
         except OSError as e:
             raise ArtifactError(f"cannot start a job in {stage_dir}: {e.strerror or e}") from e
-        return _Process(process, stage_dir, timeout_s)
+        return _Process(process, timeout_s, self._grace_s)
 
 
 class _Process:
-    def __init__(self, process: subprocess.Popen[bytes], stage_dir: Path, timeout_s: float) -> None:
-        self._process, self._dir = process, stage_dir
+    def __init__(self, process: subprocess.Popen[bytes], timeout_s: float, grace_s: float) -> None:
+        self._process, self._grace_s = process, grace_s
         self._deadline = time.monotonic() + timeout_s if timeout_s else None
         self._timed_out = False
         self.ids: dict[str, Any] = {"pid": process.pid, "pgid": process.pid, "host": socket.gethostname()}
@@ -121,7 +126,7 @@ class _Process:
     def poll(self) -> int | None:
         if self._process.poll() is None and self._deadline and time.monotonic() > self._deadline:
             self._timed_out = True
-            self.stop(10.0)
+            self.stop(self._grace_s)
         code = self._process.poll()
         return TIMED_OUT if code and self._timed_out else code
 
@@ -172,10 +177,10 @@ class _Submitted:
         if is_running(self._dir):  # submitit's controller died, the job did not
             return None
         self._link_logs()
-        try:
-            return int(self._job.result())
-        except Exception:  # it was killed, or never started: submitit raises what it knows
-            return outcome(self._dir, self._since)
+        if self._job.paths.result_pickle.exists():  # asked for a result that is not there, submitit waits 15 s
+            with contextlib.suppress(Exception):  # the job raised, which `main` does not: a broken environment
+                return int(self._job.result())
+        return outcome(self._dir, self._since)
 
     def stop(self, grace_s: float) -> None:
         self._job.cancel()

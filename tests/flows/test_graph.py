@@ -1,0 +1,72 @@
+"""The graph: order, prefixes, circles, and the wiring of the real cascade."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from flows import table
+from flows.compose import ROOT, compose
+from flows.graph import Row, build
+from stepvideo.errors import ConfigError
+from stepvideo.stage import KINDS
+
+
+def _graph(monkeypatch: pytest.MonkeyPatch, rows: list[Row]) -> dict:
+    module = types.ModuleType("one_graph")
+    module.STAGES, module.rows = {"fit": "toy-fit"}, lambda cfg: rows  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "one_graph", module)
+    return compose(["graph=one_graph", "profile=bare"])
+
+
+def test_inputs_come_before_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row("c", "toy-fit", {"x": "b"}, "fit"), Row("b", "toy-fit", {"x": "a"}, "fit"), Row("a", "toy-fit", {}, "fit")]
+    cfg = _graph(monkeypatch, rows)
+    assert [n.name for n in build(cfg)] == ["a", "b", "c"]
+    assert [n.name for n in build(cfg, "b")] == ["a", "b"]
+
+
+def test_rows_of_one_config_differ_by_set_and_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(f"f.{i}", "toy-fit", {}, "fit", {"steps": i}) for i in (1, 2, 3)]
+    cfg = _graph(monkeypatch, rows)
+    cfg["only"] = {"f": {2: {"lr": 0.7}}}  # YAML reads the 2 as a number
+    nodes = build(cfg)
+    assert [n.config["steps"] for n in nodes] == [1, 2, 3]
+    assert [n.config["lr"] for n in nodes] == [0.1, 0.7, 0.1]
+    assert [n.name for n in build(cfg, "f")] == ["f.1", "f.2", "f.3"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([Row("a", "toy-fit", {"x": "b"}, "fit"), Row("b", "toy-fit", {"x": "a"}, "fit")], "circle among a, b"),
+        ([Row("a", "toy-fit", {"x": "bb"}, "fit"), Row("b", "toy-fit", {}, "fit")], "did you mean b"),
+        ([Row("a", "toy-fit", {}, "fit"), Row("a", "toy-fit", {}, "fit")], "two rows of one name"),
+        ([Row("a", "toy-fti", {}, "fit")], "unknown kind of stage 'toy-fti'"),
+    ],
+)
+def test_a_broken_table_is_an_error(monkeypatch: pytest.MonkeyPatch, rows: list[Row], said: str) -> None:
+    cfg = _graph(monkeypatch, rows)
+    with pytest.raises(ConfigError, match=said):
+        build(cfg)
+
+
+def test_an_unknown_until_names_near_ones() -> None:
+    cfg = compose(["graph=toy_stages", "profile=bare"])
+    with pytest.raises(ConfigError, match="did you mean score"):
+        build(cfg, "scor")
+
+
+@pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")
+def test_the_cascade_is_whole() -> None:
+    cfg = compose(["profile=smoke", "weights.text=train", "weights.vae=train"])
+    nodes = {n.name: n for n in build(cfg)}
+    assert {n.kind for n in nodes.values()} == set(KINDS) - {"shipped"}
+    assert nodes["t2vi_192.s1"].inputs["init"] == "t2i" and nodes["t2vi_540.s4"].inputs["init"] == "t2vi_192.s3"
+    assert nodes["sft.1"].inputs["init"] == nodes["sft.2"].inputs["init"] == "t2vi_540.s6"
+    assert [n.name for n in nodes.values() if n.final] == ["turbo"]
+    until = [n.name for n in build(cfg, "t2i")]
+    assert until[-1] == "t2i" and "vae2" in until and not any(n.startswith(("t2vi", "sft")) for n in until)
+    assert set(table.STAGES.values()) == set(KINDS)

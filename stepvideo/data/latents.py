@@ -111,7 +111,11 @@ def _encode(
 
 
 class _Stats:
-    """Mean and std over everything added, one a channel, of the posterior's mean."""
+    """Mean and std of posterior samples over everything added, one a channel.
+
+    The posterior's own variance counts: a channel that the VAE does not use is unit noise to the DiT, not noise blown up
+    by the small spread of its mean.
+    """
 
     def __init__(self, channels: int) -> None:
         self.n, self.sum, self.square = (
@@ -121,10 +125,10 @@ class _Stats:
         )
 
     def add(self, moments_NtZhw: Tensor) -> None:
-        mean = moments_NtZhw.chunk(2, 2)[0].double().transpose(1, 2).transpose(0, 1).flatten(1)
+        mean, logvar = (m.double().movedim(2, 0).flatten(1) for m in moments_NtZhw.chunk(2, 2))
         self.n += mean.shape[1]
         self.sum += mean.sum(1)
-        self.square += mean.square().sum(1)
+        self.square += (mean.square() + logvar.clamp(-30, 20).exp()).sum(1)
 
     def result(self) -> dict[str, list[float]]:
         mean = self.sum / self.n

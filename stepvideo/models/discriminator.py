@@ -6,6 +6,7 @@ The report does not describe its form; this is a PatchGAN in space and time that
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepvideo.models.config import DiscriminatorConfig
@@ -39,3 +40,13 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         x_BCTHW = x_BTCHW.transpose(1, 2).contiguous(memory_format=torch.channels_last_3d)
         return self.layers(x_BCTHW).squeeze(1)
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Mean of max(0, 1 - real) + max(0, 1 + fake), halved."""
+    return 0.5 * (F.relu(1.0 - real_logits).mean() + F.relu(1.0 + fake_logits).mean())
+
+
+def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
+    """Minus the mean logit of what the generator made."""
+    return -fake_logits.mean()

@@ -180,8 +180,14 @@ def psnr(vae: VideoVAE, x: Tensor, bf16: bool) -> float:
 
 
 @torch.no_grad()
-def _quiet_posterior(vae: VideoVAE, logvar: float) -> None:
-    """Start with little posterior noise: at unit noise the decoder first learns to ignore the latent."""
+def _init(vae: VideoVAE, logvar: float) -> None:
+    """Start shallow and quiet: residual branches give zero, the posterior has little noise.
+
+    Short trainings leave their first plateau sooner so; at unit noise the decoder first learns to ignore the latent.
+    """
+    for name, p in vae.named_parameters():
+        if ".conv2." in name or ".proj_out." in name:
+            p.zero_()
     vae.encoder.conv_out.conv.bias[vae.cfg.z_channels :] = logvar
 
 
@@ -195,10 +201,10 @@ def run(ctx: StageContext) -> dict[str, float]:
     data = ClipFrames(ctx.inputs["curate"], clips, cfg)
     torch.manual_seed(cfg.seed)
     vae = VideoVAE(cfg.vae)
+    _init(vae, cfg.start_logvar)
     if "init" in ctx.inputs:
         new = load_stage1_backbone(vae, load_vae(ctx.inputs["init"]).state_dict())
         ctx.sink.event("backbone_loaded", new_tensors=len(new))
-    _quiet_posterior(vae, cfg.start_logvar)
     perceptual = load_clip_image(ctx.inputs["text"]) if "text" in ctx.inputs and cfg.perceptual else None
     module = VAEModule(cfg, vae, data, perceptual)
     fit(module, ctx, cfg.precision)

@@ -125,6 +125,10 @@ class Pipeline:
                 f"the transformer in {transformer} reads text features of widths {list(dit.cfg.caption_channels)}, the "
                 f"encoders in {text} give {widths}; give the encoders that it was trained with"
             )
+        if dit.cfg.use_additional_conditions:
+            raise ArtifactError(
+                f"the transformer in {transformer} is an image-to-video model; give a text-to-video one"
+            )
         stats = LatentStats.read(transformer, dit.cfg.in_channels)
         return cls(dit, decoder, encoders, stats, Sampling.read(transformer), where, precision)
 

@@ -16,6 +16,8 @@ from stepvideo.evaluation.config import ReportConfig
 from stepvideo.evaluation.results import MAIN, Row, read_rows
 
 UPPER = {"t2i", "t2vi", "sft", "dpo", "vae", "clip", "llm", "ti2v"}
+# The order in which a cascade makes its models; names arrive sorted, and a report reads in order of time.
+CASCADE = ("text", "vae", "vae1", "vae2", "t2i", "t2vi_192", "t2vi_540", "sft", "average", "dpo", "turbo")
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,14 @@ def collect(cfg: ReportConfig, inputs: Mapping[str, Path]) -> Collected:
 
 
 def _ordered(names: list[str], wanted: list[str]) -> list[str]:
-    """In the wanted order; the rest after them, as given."""
-    return [n for n in wanted if n in names] + [n for n in names if n not in wanted]
+    """In the wanted order; the rest after them, in the order of the cascade, then by name (s2 before s10)."""
+
+    def place(name: str) -> tuple[int, list[tuple[int, str]]]:
+        family = name.partition(".")[0]
+        rank = CASCADE.index(family) if family in CASCADE else len(CASCADE)
+        return rank, [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
+
+    return [n for n in wanted if n in names] + sorted((n for n in names if n not in wanted), key=place)
 
 
 def _runs(name: str, folder: Path) -> list[Run]:

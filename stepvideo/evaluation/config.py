@@ -164,7 +164,7 @@ class ReportConfig(StageConfig):
     """The self-contained page at the end of a run.
 
     Inputs by role: `evaluate.NAME`, `train.NAME` (any artifact with `loss_curve*.json`), `curate` and `subsets` (with a
-    `funnel.json`). Names are shown in the order of `models` and `stages`; those not listed follow as they come.
+    `funnel.json`). Names are shown in the order of `models` and `stages`; those not listed follow in the cascade's.
     """
 
     title: str = "stepvideo"

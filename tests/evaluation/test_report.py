@@ -102,9 +102,17 @@ def test_data_switches_are_marked(whole):
     assert 'class="mark"' not in sft and sft.count("<polyline") == 4  # two parallel runs, steps and averages
 
 
-def test_the_same_inputs_give_the_same_bytes(whole, cascade, tmp_path):
+def test_models_and_stages_come_in_the_order_of_the_cascade(whole):
+    _, html, _ = whole
+    names = [re.sub("<.*", "", c) for c in html.split('id="scores"')[1].split("</table>")[0].split("<tr><td>")[1:]]
+    assert names == ["T2VI 540 s6", "SFT 1", "Average", "DPO", "DPO · steps8", "DPO · steps50", "Turbo"]
+    titles = re.findall(r'class="title">([^<]*): loss<', html)
+    assert titles == ["Text clip", "Text llm", "VAE2", "T2I", "T2VI 192", "SFT", "DPO", "Turbo"]
+
+
+def test_the_same_inputs_in_any_order_give_the_same_bytes(whole, cascade, tmp_path):
     folder, _, _ = whole
-    build(cascade, tmp_path, title="micro")
+    build(dict(sorted(cascade.items(), reverse=True)), tmp_path, title="micro")
     for name in ("report.html", "report.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 

@@ -44,7 +44,8 @@ def process(source: Source, config: CurateConfig, root: Path) -> Result:
     except MemoryError:
         return quarantined(source, "memory", f"needs more than {config.health.memory_limit_mb} MB to decode")
     except Exception as e:  # one odd file must not stop the others
-        return quarantined(source, "error", f"{type(e).__name__}: {e}")
+        # Where the file lies must not get into the artifact: equal content gives equal bytes.
+        return quarantined(source, "error", f"{type(e).__name__}: {e}".replace(str(source.path), source.file))
 
 
 def _video(source: Source, config: CurateConfig, root: Path) -> Result:
@@ -198,14 +199,18 @@ class _ClipMaker:
 
 def _image(source: Source, config: CurateConfig) -> Result:
     """A still goes the same way as a clip of one frame; it stays in its own file, a crop is part of its row."""
+    import cv2
+
     if source.size == 0:
         raise Unfit("empty", "0 bytes")
     try:
         image = read_image(source.path)[..., ::-1]
     except ArtifactError as e:
-        raise Unfit("unreadable", str(e)) from e
-    except Exception as e:  # cv2.error: too many pixels
-        raise Unfit("unreadable", f"{type(e).__name__}: {e}") from e
+        raise Unfit("unreadable", f"not an image that can be decoded ({source.size} bytes)") from e
+    except cv2.error as e:
+        if e.code == cv2.Error.StsNoMem:
+            raise MemoryError from e
+        raise
     image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
     measured: Row = {"frames": 1, "width": width, "height": height}

@@ -33,6 +33,7 @@ def limit(memory_mb: int) -> None:
     if memory_mb:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     av.logging.set_level(av.logging.FATAL)
     logging.getLogger("libav").setLevel(logging.CRITICAL)
 

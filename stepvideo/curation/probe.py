@@ -61,6 +61,8 @@ class FrameReader:
         health = self.health = Health()
         try:
             container = av.open(str(self.path))
+        except MemoryError:  # PyAV's own is an FFmpegError, too
+            raise
         except (av.FFmpegError, OSError) as e:
             raise _unreadable(self.path, e) from e
         with container:
@@ -82,6 +84,8 @@ class FrameReader:
                     break
                 try:
                     decoded = packet.decode()
+                except MemoryError:
+                    raise
                 except (av.FFmpegError, OSError):
                     health.bad_packets += 1
                     continue

@@ -147,8 +147,8 @@ class DiTConfig:
             _positive(self, name)
         if self.attention_head_dim <= 0 or self.attention_head_dim % 8:
             raise ValueError(
-                f"attention_head_dim={self.attention_head_dim}: RoPE-3D splits it in d/2, d/4, d/4, each rotated by halves; "
-                "use a multiple of 8"
+                f"attention_head_dim={self.attention_head_dim}: RoPE-3D splits it in d/2, d/4, d/4, each rotated by "
+                "halves; use a multiple of 8"
             )
         if len(self.caption_channels) not in (1, 2) or min(self.caption_channels) <= 0:
             raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,9 +30,7 @@ CHAT_TOKENS = (
     "<|THINK_START|>", "<|THINK_END|>", "<|MASK_1e69f|>", "<|UNMASK_1e69f|>",
 )  # fmt: skip
 """Pieces that the released Step-LLM tokenizer class insists on."""
-_HAN = "\u2e80-\u9fff\uff00-\uffef"
-_HAN_BORDER = re.compile(f"(?<=[{_HAN}])(?=.)|(?<=.)(?=[{_HAN}])")
-
+_HAN = re.compile("[\u2e80-\u9fff\uff00-\uffef]")  # Chinese characters and full-width punctuation
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -61,15 +60,17 @@ class LLMTokenizer:
     def train(cls, captions: Iterable[str], vocab_size: int = 2000, length: int = 320) -> LLMTokenizer:
         """BPE on these captions; `vocab_size` is an upper limit, all characters of the captions are kept.
 
-        Chinese characters stay single: pieces that glue attributes together ("红色的大圆") would give an unseen
-        combination of seen words an unseen spelling.
+        Chinese characters stay single, at the start of a text too: a piece that glues attributes ("红色的大圆") would give
+        an unseen combination of seen words a spelling that no network was trained on.
         """
         out = io.BytesIO()
+        texts = [unicodedata.normalize("NFKC", text) for text in _distinct(captions)]  # as sentencepiece will
+        latin = sorted({part for text in texts for part in _HAN.sub("\n", text).split("\n") if part.strip()})
         spm.SentencePieceTrainer.train(
-            sentence_iterator=(_HAN_BORDER.sub("\t", text) for text in _distinct(captions)),
+            sentence_iterator=iter(latin or ["a"]),  # the trainer wants at least one word
             model_writer=out,
             model_type="bpe",
-            pretokenization_delimiter="\t",
+            required_chars="".join(sorted(set("".join("".join(texts).split())))),
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             character_coverage=1.0,

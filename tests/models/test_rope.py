@@ -1,0 +1,121 @@
+"""RoPE-3D, QK-norm, GELU and attention: equal to the released tensors, and fast paths equal to their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stepvideo.models.attention import attention, key_bias, plain_attention
+from stepvideo.models.gelu import gelu_tanh
+from stepvideo.models.qk_norm import plain_qk_norm, qk_norm
+from stepvideo.models.rope import apply_rope, rope_tables, swap_halves
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("which", ["q", "k"])
+def test_rope_equals_the_released_one(golden, index, which):
+    case = golden("rope3d")
+    config = case.config["cases"][index]
+    split = tuple(config["ch_split"])
+    tables = rope_tables(*config["grid_fhw"], split, CPU)
+    out = apply_rope(case.inputs[f"{which}{index}"], *tables, split)
+    torch.testing.assert_close(out, case.outputs[f"{which}{index}"], atol=5e-6, rtol=0)
+
+
+def test_rope_in_bf16_keeps_exact_angles(golden):
+    """The released code rounds the angles in bf16, so we are near its output, and nearer to the truth."""
+    case = golden("rope3d")
+    split = (64, 32, 32)
+    tables = rope_tables(2, 3, 7, split, CPU)
+    out = apply_rope(case.inputs["q2"].bfloat16(), *tables, split).float()
+    truth = apply_rope(case.inputs["q2"].double().float(), *tables, split)
+    assert (out - case.outputs["q2"].float()).abs().max() < 0.1
+    assert (out - truth).abs().max() < (case.outputs["q2"].float() - truth).abs().max()
+
+
+def test_scores_depend_on_relative_positions_only():
+    split = (16, 8, 8)
+    cos, sin = (x.view(5, 6, 7, 32) for x in rope_tables(5, 6, 7, split, CPU))
+    draw = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 32, generator=draw)
+
+    def score(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
+        at = [apply_rope(x, cos[p].view(1, -1), sin[p].view(1, -1), split).flatten() for x, p in ((q, a), (k, b))]
+        return float(at[0] @ at[1])
+
+    assert score((3, 4, 5), (1, 2, 6)) == pytest.approx(score((2, 2, 4), (0, 0, 5)), abs=1e-5)
+    assert score((3, 4, 5), (1, 2, 6)) != pytest.approx(score((3, 4, 5), (2, 2, 6)), abs=1e-3)
+
+
+def test_tables_made_in_inference_mode_serve_training():
+    split = (8, 4, 4)
+    with torch.inference_mode():
+        tables = rope_tables(2, 3, 5, split, CPU)
+    x = torch.randn(1, 30, 2, 16, requires_grad=True)
+    apply_rope(x, *tables, split).square().sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach())  # a rotation keeps lengths
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_qk_norm_and_its_gradients_equal_the_definition(rotate, dtype, contiguous):
+    split = (16, 8, 8)
+    rope = rope_tables(2, 3, 4, split, CPU) if rotate else None
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 24, 4, 2, 32, generator=draw).to(dtype).permute(3, 0, 2, 1, 4)
+    x = (x.contiguous() if contiguous else x).requires_grad_()
+    weight = torch.randn(2, 32, generator=draw).requires_grad_()
+    grad = torch.randn(2, 3, 4, 24, 32, generator=draw)
+    before = x.detach().clone()
+    fast = qk_norm(x, weight, 1e-6, rope, split)
+    slow = plain_qk_norm(x, weight[:, None, None, None], 1e-6, rope, split)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    for a, b in zip(torch.autograd.grad(fast, (x, weight), grad), torch.autograd.grad(slow, (x, weight), grad)):
+        torch.testing.assert_close(a, b, atol=2e-4 if dtype == torch.float32 else 2e-2, rtol=1e-4)
+    assert torch.equal(x, before)
+
+
+def test_swap_halves_is_its_own_inverse():
+    x = torch.randn(3, 32)
+    assert torch.equal(swap_halves(swap_halves(x, (16, 8, 8)), (16, 8, 8)), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gelu_and_its_gradient_equal_torch(dtype):
+    x = torch.linspace(-12, 12, 4001).to(dtype).requires_grad_()
+    reference = F.gelu(x.float(), approximate="tanh")
+    out = gelu_tanh(x)
+    assert out.dtype == dtype
+    tolerance = {"atol": 1e-2, "rtol": 1e-2} if dtype == torch.bfloat16 else {"atol": 2e-6, "rtol": 1e-5}
+    torch.testing.assert_close(out.float(), reference, **tolerance)
+    ours, theirs = (torch.autograd.grad(y.sum(), x)[0].float() for y in (out, reference))
+    torch.testing.assert_close(ours, theirs, **(tolerance | {"atol": max(tolerance["atol"], 1e-5)}))
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_plain_attention_equals_the_fused_kernel(groups, masked):
+    draw = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, 6, 8, generator=draw, requires_grad=True)
+    k, v = (torch.randn(2, groups, 5, 8, generator=draw, requires_grad=True) for _ in range(2))
+    bias = key_bias(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])) if masked else None
+    plain = plain_attention(q, k, v, bias)
+    fused = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=groups != 4)
+    torch.testing.assert_close(plain, fused)
+    ours, theirs = (torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (plain, fused))
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(attention(q, k, v, bias), plain.transpose(1, 2).flatten(2))
+
+
+def test_attention_of_many_tokens_takes_the_fused_kernel(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 9, 8, generator=draw) for _ in range(3))
+    plain = attention(q, k, v)
+    monkeypatch.setattr("stepvideo.models.attention.PLAIN_LOGITS", 0)
+    monkeypatch.setattr("stepvideo.models.attention.plain_attention", None)
+    torch.testing.assert_close(attention(q, k, v), plain)

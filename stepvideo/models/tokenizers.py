@@ -60,8 +60,8 @@ class LLMTokenizer:
     def train(cls, captions: Iterable[str], vocab_size: int = 2000, length: int = 320) -> LLMTokenizer:
         """BPE on these captions; `vocab_size` is an upper limit, all characters of the captions are kept.
 
-        Chinese characters stay single, at the start of a text too: a piece that glues attributes ("红色的大圆") would give
-        an unseen combination of seen words a spelling that no network was trained on.
+        Chinese characters stay single, at the start of a text too: a piece that glues attributes ("红色的大圆")
+        would give an unseen combination of seen words a spelling that no network was trained on.
         """
         out = io.BytesIO()
         texts = [unicodedata.normalize("NFKC", text) for text in _distinct(captions)]  # as sentencepiece will

@@ -70,19 +70,29 @@ class Layer(nn.Module):
         return self.output(F.gelu(self.intermediate["dense"](x)), x)
 
 
+class Layers(nn.Module):
+    """BERT's `encoder`."""
+
+    def __init__(self, cfg: CLIPTextConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers))
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, bias)
+        return x
+
+
 class Bert(nn.Module):
     """Token ids [b, l] → last hidden state [b, l, hidden]."""
 
     def __init__(self, cfg: CLIPTextConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(cfg)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_hidden_layers))})
+        self.encoder = Layers(cfg)
 
     def forward(self, ids_bl: Tensor, mask_bl: Tensor | None) -> Tensor:
-        x, bias = self.embeddings(ids_bl), key_bias(mask_bl)
-        for layer in self.encoder["layer"]:
-            x = layer(x, bias)
-        return x
+        return self.encoder(self.embeddings(ids_bl), key_bias(mask_bl))
 
 
 class CLIPTextEncoder(nn.Module):

@@ -84,6 +84,19 @@ class Layer(nn.Module):
         return x + self.feed_forward(self.ffn_norm(x))
 
 
+class Layers(nn.Module):
+    """The released `transformer`."""
+
+    def __init__(self, cfg: StepLLMConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(cfg) for _ in range(cfg.num_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 class StepLLM(nn.Module):
     """Token ids [b, s] → hidden states [b, s, hidden] of the last layer; no final norm, no output head, as released."""
 
@@ -91,13 +104,10 @@ class StepLLM(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.tok_embeddings = nn.ModuleDict({"word_embeddings": nn.Embedding(cfg.padded_vocab_size, cfg.hidden_size)})
-        self.transformer = nn.ModuleDict({"layers": nn.ModuleList(Layer(cfg) for _ in range(cfg.num_layers))})
+        self.transformer = Layers(cfg)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        x = self.tok_embeddings["word_embeddings"](input_ids)
-        for layer in self.transformer["layers"]:
-            x = layer(x)
-        return x
+        return self.transformer(self.tok_embeddings["word_embeddings"](input_ids))
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

@@ -42,7 +42,7 @@ def test_names_are_those_of_bert():
 def test_a_layer_is_post_norm_bert_arithmetic():
     """Against torch's own post-norm encoder layer with the same weights."""
     model = text_encoder(num_hidden_layers=1)
-    layer = model.bert.encoder["layer"][0]
+    layer = model.bert.encoder.layer[0]
     p, out = layer.attention["self"], layer.attention["output"]
     reference = torch.nn.TransformerEncoderLayer(16, 2, 24, 0.0, F.gelu, 1e-12, batch_first=True).eval()
     reference.self_attn.in_proj_weight.copy_(torch.cat([p.query.weight, p.key.weight, p.value.weight]))

@@ -20,6 +20,10 @@ from stepvideo.training.flow import TEXT_KEYS, gaussian, predict, save_model, ti
 
 
 class DPOModule(StageModule):
+    """The policy, trained; the reference, fixed."""
+
+    reference: DiT
+
     def __init__(self, cfg: DPOConfig, policy: DiT, pairs: dict[str, Tensor]) -> None:
         super().__init__(cfg.optim, cfg.steps)
         self.cfg, self.net, self.pairs = cfg, policy, pairs
@@ -61,8 +65,7 @@ def run(ctx: StageContext) -> dict[str, float]:
         return {}
     save_model(policy, ctx.out, ctx.inputs["init"], None, None)
     write_curve(module, ctx)
-    reference: DiT = module.reference  # type: ignore[assignment]
-    drift = _distance(policy, reference)
+    drift = _distance(policy, module.reference)
     return {"loss": tail_mean(module), "pairs": len(pairs["winner"]), "drift": drift}
 
 

@@ -66,12 +66,16 @@ class ClipFrames:
 
 
 class VAEModule(StageModule):
+    """The VAE and, late in training, its discriminator."""
+
+    perceptual: CLIPImageEncoder | None
+
     def __init__(
         self, cfg: VAETrainConfig, vae: VideoVAE, data: ClipFrames, perceptual: CLIPImageEncoder | None
     ) -> None:
         super().__init__(cfg.optim, cfg.steps)
         self.cfg, self.data = cfg, data
-        self.net = vae.to(memory_format=torch.preserve_format)
+        self.net = vae
         self.groups = vae_parameter_groups(vae) if cfg.vae.dual_path else {"backbone": list(vae.parameters())}
         self.disc = PatchDiscriminator(cfg.discriminator) if cfg.gan else None
         object.__setattr__(self, "perceptual", perceptual)  # not a submodule: it is neither trained nor saved
@@ -188,7 +192,9 @@ def _init(vae: VideoVAE, logvar: float) -> None:
     for name, p in vae.named_parameters():
         if ".conv2." in name or ".proj_out." in name:
             p.zero_()
-    vae.encoder.conv_out.conv.bias[vae.cfg.z_channels :] = logvar
+    bias = vae.encoder.conv_out.conv.bias
+    assert bias is not None
+    bias[vae.cfg.z_channels :] = logvar
 
 
 def run(ctx: StageContext) -> dict[str, float]:

@@ -144,8 +144,8 @@ class DiT(nn.Module):
         h, w = h // cfg.patch_size, w // cfg.patch_size
         x = self.pos_embed(x.to(self.dtype))
         time, emb = self.adaln_single(timestep, self._motion(motion_score, b, x.device))
-        text = self._text(encoder_hidden_states, encoder_hidden_states_2)
-        bias = self._text_bias(encoder_attention_mask, text)
+        text, mask = self._text(encoder_hidden_states, encoder_hidden_states_2, encoder_attention_mask)
+        bias = key_bias(mask)
         rope = rope_tables(f, h, w, _split(cfg), x.device)
         for block in self.transformer_blocks:
             x = block(x, time, text, bias, rope)
@@ -181,22 +181,25 @@ class DiT(nn.Module):
             return None
         return torch.as_tensor(motion_score, dtype=torch.float32, device=device).expand(batch)
 
-    def _text(self, llm: Tensor, clip: Tensor | None) -> Tensor:
-        """[b, l2 + l1, d]: CLIP first, as released."""
+    def _text(self, llm: Tensor, clip: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Text tokens [b, l2 + l1, d], CLIP first as released, and their mask."""
+        if (clip is not None) != (len(self.cfg.caption_channels) == 2):
+            given = "given" if clip is not None else "missing"
+            raise ValueError(f"caption_channels={self.cfg.caption_channels} but encoder_hidden_states_2 is {given}")
+        before = 0 if clip is None else clip.shape[1]
+        if mask is not None:
+            if mask.shape != (llm.shape[0], before + llm.shape[1]):
+                expected = [llm.shape[0], before + llm.shape[1]]
+                raise ValueError(f"encoder_attention_mask {list(mask.shape)} must be {expected} (CLIP, then Step-LLM)")
+            if mask.device.type == "cpu":  # elsewhere reading the mask would wait for the device
+                attended = (mask[:, before:] > 0).any(0).tolist()
+                used = max((i + 1 for i, a in enumerate(attended) if a), default=0)
+                llm, mask = llm[:, :used], mask[:, : before + used]
         normed = F.layer_norm(llm.to(self.dtype), llm.shape[-1:], eps=self.cfg.norm_eps)
         projected = self.caption_projection(normed)
-        if (clip is not None) != (len(self.cfg.caption_channels) == 2):
-            raise ValueError(
-                f"caption_channels={self.cfg.caption_channels} but encoder_hidden_states_2 is {type(clip).__name__}"
-            )
-        return projected if clip is None else torch.cat([self.clip_projection(clip.to(self.dtype)), projected], dim=1)
-
-    def _text_bias(self, mask: Tensor | None, text: Tensor) -> Tensor | None:
-        if mask is not None and mask.shape != text.shape[:2]:
-            raise ValueError(
-                f"encoder_attention_mask {list(mask.shape)} must be {list(text.shape[:2])} (CLIP, then Step-LLM)"
-            )
-        return key_bias(mask)
+        if clip is not None:
+            projected = torch.cat([self.clip_projection(clip.to(self.dtype)), projected], dim=1)
+        return projected, mask
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None, gate: float = 1.0) -> None:

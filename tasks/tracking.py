@@ -130,13 +130,11 @@ class Tracking:
     @_guarded
     def started(self, spec: StageSpec, ledger: Ledger, attached: bool) -> None:
         client = self.server.client
-        run_id = ledger.tracking.get("run_id") if ledger.tracking.get("uri") == self.server.uri else None
+        run_id = self._known(ledger)
         if run_id:
             client.update_run(run_id, status=RUNNING)
         else:
-            run_id = self._create(spec)
-            about = {"uri": self.server.uri, "run_id": run_id, "parent": self.parent, "offset": 0, "closed": False}
-            ledger.update_tracking(**about)
+            run_id = self._create(spec, ledger)
         for key, value in {"attempt": len(ledger.attempts) + (not attached), "driver": os.getpid()}.items():
             client.set_tag(run_id, key, str(value))
         self._ledgers[spec.stage] = ledger
@@ -152,8 +150,9 @@ class Tracking:
     def ended(self, spec: StageSpec, outcome: Outcome | None, error: BaseException | None) -> None:
         if outcome is not None:
             ledger = self._ledgers.get(spec.stage) or Ledger(outcome.artifact.dir)
-            if run_id := finish_child(self.server, ledger, outcome.artifact):
-                self._remember(spec.stage, run_id)
+            if not self._known(ledger):  # it was made while this server was not told
+                self._create(spec, ledger)
+            self._remember(spec.stage, finish_child(self.server, ledger, outcome.artifact))
         elif run_id := self.children.get(spec.stage):
             stopped = isinstance(error, Cancelled) or not isinstance(error, Exception)
             self.server.client.set_tag(run_id, "error", str(error)[:MAX_VALUE])
@@ -165,7 +164,10 @@ class Tracking:
         if self.parent:
             self.server.client.set_tag(self.parent, f"stage.{stage}", run_id)
 
-    def _create(self, spec: StageSpec) -> str:
+    def _known(self, ledger: Ledger) -> str:
+        return ledger.tracking.get("run_id", "") if ledger.tracking.get("uri") == self.server.uri else ""
+
+    def _create(self, spec: StageSpec, ledger: Ledger) -> str:
         client = self.server.client
         tags = {"mlflow.runName": spec.stage, "mlflow.parentRunId": self.parent, "kind": spec.kind, **self._tags()}
         tags |= {"stage": spec.stage, "stage_key": spec.key, "fingerprint": spec.fingerprint, "store": spec.store}
@@ -175,6 +177,8 @@ class Tracking:
         client.log_dict(run_id, spec.config, "config.json")
         _log_params(client, run_id, _flat(spec.config))
         _log_inputs(client, run_id, spec)
+        about = {"uri": self.server.uri, "run_id": run_id, "parent": self.parent, "offset": 0, "closed": False}
+        ledger.update_tracking(**about)
         return run_id
 
     def _tags(self) -> dict[str, str]:

@@ -27,7 +27,7 @@ def sharpness(frame: np.ndarray) -> float:
     """Variance of the Laplacian of the grey frame (Pech-Pacheco et al. 2000); low: blurred or empty."""
     import cv2
 
-    return float(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), cv2.CV_32F).var())
+    return float(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), cv2.CV_32F).var(dtype=np.float64))
 
 
 def reduced(frame: np.ndarray, height: int) -> np.ndarray:
@@ -95,7 +95,8 @@ class MotionMeter:
         grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         if second and self._previous is not None:
             flow = cv2.calcOpticalFlowFarneback(self._previous, grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore
-            magnitude = float(cv2.magnitude(flow[..., 0], flow[..., 1]).mean())
+            # Not cv2.magnitude: its last bit depends on where the array lies in memory.
+            magnitude = float(np.sqrt(np.square(flow, dtype=np.float64).sum(axis=-1)).mean())
             self._values.append(magnitude * self._side / min(grey.shape))
         self._previous = grey
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from known_videos import encode, montage, numbers, shot
@@ -20,6 +26,7 @@ from stepvideo.data.video_io import write_image
 from stepvideo.errors import Preempted, StepVideoError
 from stepvideo.storage import checksums
 
+ROOT = Path(__file__).parents[2]
 BORDER = (8, 12, 64, 48)
 
 
@@ -250,3 +257,45 @@ def test_memory_is_bounded(context, tmp_path: Path) -> None:
     assert rows_out["good.png"]["status"] == "accepted"
     assert rows_out["bomb.png"]["status"] == "quarantined"
     assert rows_out["bomb.png"]["reason"] == "memory"
+
+
+def test_kill_9_leaves_no_process_and_loses_no_finished_part(context, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("stepvideo.curation.sources.CHUNK_FILES", 2)
+    media = tmp_path / "many"
+    for i in range(40):
+        encode(media / f"{i:02d}.mp4", shot(i, 40))
+    whole = context("whole", CurateConfig(runtime=Runtime(workers=2)), media=media)
+    stage.run(whole)
+    killed = context("killed", CurateConfig(), media=media)
+    code = (
+        "import sys; from pathlib import Path; from stepvideo.config import Runtime\n"
+        "from stepvideo.curation import sources, stage; from stepvideo.curation.config import CurateConfig\n"
+        "from stepvideo.stage import StageContext; sources.CHUNK_FILES = 2\n"
+        "media, out, work = map(Path, sys.argv[1:])\n"
+        "stage.run(StageContext(CurateConfig(runtime=Runtime(workers=2)), {'media': media}, out, work))\n"
+    )
+    argv = [sys.executable, "-c", code, str(media), str(killed.out), str(killed.work)]
+    driver = subprocess.Popen(argv, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(killed.work.glob("parts/[0-9]*.files.parquet"))) < 2:
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    while members := [p for p in psutil.process_iter() if _session(p) == driver.pid]:
+        assert time.monotonic() < deadline, members
+        time.sleep(0.1)
+    assert not (killed.out / "catalog.parquet").exists()
+    parts = {p: p.stat().st_mtime_ns for p in killed.work.glob("parts/[0-9]*.files.parquet")}
+    shutil.rmtree(killed.out)
+    again = context("killed", CurateConfig(runtime=Runtime(workers=2)), media=media)
+    stage.run(again)
+    assert content_digest(checksums(again.out)) == content_digest(checksums(whole.out))
+    assert {p: p.stat().st_mtime_ns for p in parts} == parts
+
+
+def _session(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return 0

@@ -31,7 +31,7 @@ def _positive(**values: float) -> None:
 
 @dataclass
 class OptimConfig:
-    """Optimizer and schedule. `muon` updates the blocks' matrices by Muon and the rest by AdamW."""
+    """Optimizer and schedule. `muon` updates blocks' matrices and convolutions by Muon, the rest by AdamW."""
 
     name: str = "adamw"  # adamw | muon
     lr: float = 1e-4  # AdamW's

@@ -60,6 +60,10 @@ class StageModule(L.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return optimizers(self.net.named_parameters(), self.optim)
 
+    def on_train_start(self) -> None:
+        if self.ema is not None:
+            self.ema.follow()
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         step = batch["step"]
         self.before_step(step)
@@ -86,8 +90,7 @@ class StageModule(L.LightningModule):
 
     def step_optimizers(self, opts: list[torch.optim.Optimizer], step: int) -> float:
         """Clip the gradients that are there, set the learning rates of `step`, step; the norm before clipping."""
-        params = [p for opt in opts for group in opt.param_groups for p in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(params, self.optim.clip))
+        norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.optim.clip))
         factor = lr_factor(step, self.steps, self.optim)
         for opt in opts:
             for group in opt.param_groups:

@@ -1,0 +1,206 @@
+"""The DiT stages on a small random cache: they learn, hand over, repeat themselves to the bit, split over ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from latent_cache import TRAIN, WIDTH, Z
+from safetensors.torch import load_file, save_file
+
+from stepvideo.config import dump, load
+from stepvideo.data.latents import LatentSet, TextCache
+from stepvideo.diffusion.sampling import Sampling
+from stepvideo.errors import StepVideoError
+from stepvideo.fingerprint import fingerprint
+from stepvideo.models.checkpoints import load_dit
+from stepvideo.stage import InputRef, StageSpec, kind
+from stepvideo.training.average import choose, smoothed_peak
+from stepvideo.training.config import PairsConfig, TrainConfig
+from stepvideo.training.pairs import judge, vote
+from stepvideo.training.train import TrainModule, _turns
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def weights(folder):
+    return load_file(folder / WEIGHTS)
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_t2i_then_t2vi_then_sft(stage, cache, subsets):
+    inputs = {"latents": cache, "subsets": subsets}
+    images = {**TRAIN, "image_share": 1.0, "resolution": "high", "steps": 40, "optim": {"name": "adamw", "lr": 1e-2}}
+    t2i, metrics = stage("train", inputs, images, "t2i")
+    curve = json.loads((t2i / "loss_curve.json").read_text())["rows"]
+    assert metrics["loss"] < 0.7 * np.mean([loss for _, loss, _ in curve[:4]])
+    assert Sampling.read(t2i) == Sampling(1, 48, 48, steps=2, cfg=1.5, time_shift=2.0)
+
+    joint = {**TRAIN, "image_share": 0.5, "subset": "s1", "resolution": "low"}
+    t2vi, _ = stage("train", {**inputs, "init": t2i}, joint, "t2vi")
+    again, _ = stage("train", {**inputs, "init": t2i}, joint, "again")
+    assert same(weights(t2vi), weights(again)), "same config, same data, other bytes"
+    assert not same(weights(t2vi), weights(t2i))
+    assert Sampling.read(t2vi).frames == 17 and Sampling.read(t2vi).height == 32
+
+    sft, _ = stage("train", {**inputs, "init": t2vi}, {**TRAIN, "subset": "sft_1", "snapshots": 3}, "sft")
+    assert sorted(p.name for p in (sft / "snapshots").iterdir()) == ["step-0000002", "step-0000004"]
+    assert load_dit(sft / "snapshots" / "step-0000002").cfg == load_dit(sft).cfg
+    assert json.loads((sft / "transformer" / "latent_stats.json").read_text())["mean"] == [0.5] * Z
+
+
+def test_average_takes_models_after_the_peak_of_the_gradient_norm(stage, cache, subsets):
+    inputs = {"latents": cache, "subsets": subsets}
+    runs = {}
+    for i in (1, 2):
+        runs[f"sft.{i}"], _ = stage("train", inputs, {**TRAIN, "subset": f"sft_{i}", "snapshots": 3}, f"sft{i}")
+    rows = [[s, 1.0 / (s + 1), 5.0 if s == 2 else 1.0] for s in range(6)]
+    for run in runs.values():
+        (run / "loss_curve.json").write_text(json.dumps({"columns": [], "rows": rows}))
+    assert smoothed_peak(rows, 1) == 2
+    path, step, peak = choose(runs["sft.1"], after_peak=True, smooth=1)
+    assert (step, peak) == (6, 2) and path == runs["sft.1"]  # the loss is lowest at the end
+    rows[5][1] = 9.0
+    (runs["sft.1"] / "loss_curve.json").write_text(json.dumps({"columns": [], "rows": rows}))
+    path, step, _ = choose(runs["sft.1"], after_peak=True, smooth=1)
+    assert step == 4 and path.name == "step-0000004"
+    assert choose(runs["sft.1"], after_peak=False, smooth=1)[1] == 6
+
+    averaged, metrics = stage("average", runs, {"smooth": 1}, "average")
+    assert metrics["models"] == 2
+    record = json.loads((averaged / "choice.json").read_text())
+    assert {role: r["step"] for role, r in record.items()} == {"sft.1": 4, "sft.2": 6}
+    a, b = weights(path), weights(runs["sft.2"])
+    for name, mean in weights(averaged).items():
+        assert torch.allclose(mean, ((a[name].double() + b[name].double()) / 2).float(), atol=1e-7)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Winners have more of channel 0 than losers."""
+    draw = torch.Generator().manual_seed(0)
+    loser = torch.randn(8, 3, Z, 3, 3, generator=draw)
+    winner = loser.clone()
+    winner[:, :, 0] += 1.5
+    text = {
+        "encoder_hidden_states": torch.randn(8, 4, WIDTH, generator=draw),
+        "encoder_hidden_states_2": torch.randn(8, 5, WIDTH, generator=draw),
+        "encoder_attention_mask": torch.ones(8, 9, dtype=torch.int64),
+    }
+    folder = tmp_path / "pairs_in"
+    folder.mkdir()
+    save_file({"winner": winner, "loser": loser, **text}, folder / "pairs.safetensors")
+    return folder
+
+
+def test_dpo_learns_the_preference(stage, cache, subsets, pairs):
+    base, _ = stage("train", {"latents": cache, "subsets": subsets}, {**TRAIN, "resolution": "high"}, "base")
+    config = {"steps": 30, "batch_size": 8, "beta": 50.0, "precision": "32-true", "runtime": TRAIN["runtime"]}
+    config["optim"] = {"lr": 3e-3, "warmup": 2}
+    out, metrics = stage("dpo", {"init": base, "pairs": pairs}, config)
+    rows = json.loads((out / "loss_curve.json").read_text())["rows"]
+    assert rows[0][1] == pytest.approx(np.log(2), abs=1e-5), "policy and reference start equal"
+    assert metrics["loss"] < 0.6 and metrics["drift"] > 0
+    assert Sampling.read(out) == Sampling.read(base)
+
+
+def test_turbo_lowers_the_loss_on_its_couplings(stage, cache, subsets, tmp_path):
+    base, _ = stage("train", {"latents": cache, "subsets": subsets}, {**TRAIN, "resolution": "high"}, "base")
+    draw = torch.Generator().manual_seed(0)
+    x0 = torch.randn(8, 3, Z, 3, 3, generator=draw)
+    folder = tmp_path / "couplings_in"
+    folder.mkdir()
+    save_file({"x0": x0, "x1": 0.3 * x0 + 1, "caption": torch.arange(8)}, folder / "couplings.safetensors")
+    config = {"steps": 40, "batch_size": 8, "precision": "32-true", "runtime": TRAIN["runtime"]}
+    config |= {"optim": {"lr": 1e-2, "warmup": 2}, "sampling": {"steps": 1, "cfg": 1.0}}
+    out, metrics = stage("turbo", {"init": base, "couplings": folder, "latents": cache}, config)
+    assert metrics["loss"] < 0.5 * metrics["first_loss"]
+    assert Sampling.read(out).steps == 1 and Sampling.read(out).height == 48
+
+
+def test_batches_do_not_depend_on_the_number_of_ranks(cache, subsets):
+    cfg = load(TrainConfig, {**TRAIN, "image_share": 0.25, "resolution": "high"})
+    ids = [f"{i:032x}" for i in range(12)]
+    videos, images = LatentSet(cache, "video", "high", ids), LatentSet(cache, "image", "high")
+    module = TrainModule(cfg, load_dit_like(cfg), videos, images, TextCache(cache))
+    for step in range(6):
+        whole = module.batch(step, 0, 1)
+        parts = [module.batch(step, r, 2) for r in range(2)]
+        for key in ("x0", "x1", "t"):
+            assert torch.equal(whole[key][0::2], parts[0][key]) and torch.equal(whole[key][1::2], parts[1][key])
+    kinds = [module.batch(s, 0, 1)["kind"] for s in range(6)]
+    assert kinds.count("image") == _turns(cfg).sum() == 1
+
+
+def load_dit_like(cfg):
+    from stepvideo.models.dit import DiT
+
+    return DiT(cfg.dit)
+
+
+def test_captions_follow_the_probabilities_and_fall_back_to_what_there_is(cache):
+    data = LatentSet(cache, "video", "high")
+    kinds = {"short": 0.75, "dense": 0.25}
+    drawn = [data.caption(5, (i + 0.5) / 100, 0.0, kinds) for i in range(100)]
+    assert drawn.count(6) == 75 and drawn.count(1) == 25  # clip 5: short is caption 6, dense caption 1
+    assert data.caption(5, 0.99, 0.0, {"title": 0.9, "short": 0.1}) == 6
+    with pytest.raises(StepVideoError, match="no caption of kind title"):
+        data.caption(5, 0.5, 0.5, {"title": 1.0})
+    with pytest.raises(StepVideoError, match="none of the subset's videos is in the latent cache"):
+        LatentSet(cache, "video", "high", ["not there"])
+
+
+def test_two_gloo_processes_train_as_one(tmp_path, cache, subsets):
+    """The same stage through `stepvideo.job`, by itself and under torchrun with two ranks."""
+    results = []
+    for nproc in (1, 2):
+        store = tmp_path / f"store{nproc}"
+        for name, folder in (("latents", cache), ("subsets", subsets)):
+            (store / name / "k").mkdir(parents=True)
+            (store / name / "k" / "out").symlink_to(folder)
+        config = dump(load(TrainConfig, {**TRAIN, "subset": "s1", "image_share": 0.34}))
+        module = kind("train").run.split(":")[0]
+        inputs = {name: InputRef(name, "k", "d") for name in ("latents", "subsets")}
+        spec = StageSpec("train", "train", "key", config, inputs, str(store), fingerprint(module))
+        directory = store / "train" / "key"
+        spec.write(directory / "spec.json")
+        launcher = [] if nproc == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "stepvideo.job", str(directory)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append(directory / "out")
+    one, two = (json.loads((r / "loss_curve.json").read_text())["rows"] for r in results)
+    a, b = (weights(r) for r in results)
+    # Adam divides by the root of the squared gradient: where that is nothing but rounding, steps differ in sign
+    difference = sum(float((a[k] - b[k]).square().sum()) for k in a) ** 0.5
+    assert difference < 1e-3 * sum(float(v.square().sum()) for v in a.values()) ** 0.5
+    # rank 0's own share of the loss differs from the mean over ranks, the norm of the averaged gradient does not
+    assert [n for _, _, n in one] == pytest.approx([n for _, _, n in two], rel=1e-3)
+
+
+def test_annotators():
+    cfg = PairsConfig(flip=0.0, tie=0.1)
+    draw = np.random.default_rng(0)
+    assert [vote(0.9, 0.2, cfg, draw), vote(0.2, 0.9, cfg, draw), vote(0.5, 0.55, cfg, draw)] == [1, -1, 0]
+    noisy = PairsConfig(flip=0.15, tie=0.1)
+    votes = [vote(0.9, 0.2, noisy, draw) for _ in range(4000)]
+    assert 0.13 < votes.count(-1) / 4000 < 0.17
+    chosen = judge([0.1, 0.9, 0.5, 0.95], cfg, 0)
+    assert chosen and all(asdict(cfg)["annotators"] == len(p["votes"]) for p in chosen)
+    used = [i for p in chosen for i in (p["winner"], p["loser"])]
+    assert len(used) == len(set(used)) and all([0.1, 0.9, 0.5, 0.95][p["winner"]] > 0 for p in chosen)
+    assert judge([0.5, 0.52, 0.51], cfg, 0) == []

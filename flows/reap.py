@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stepvideo.artifact import Store
 from tasks.environment import set_defaults
-from tasks.prefect_server import temporary_server, wait_until_up
+from tasks.prefect_server import temporary_server
 from tasks.reap import reap_mlflow, reap_prefect, reap_records
 from tasks.record import records
 from tasks.tracking import Server
@@ -27,7 +27,7 @@ def reap_all(store: Store) -> list[str]:
         done += reap_mlflow(store, Server(cfg["tracking"], Path(cfg["work"])))
     for cfg in {r.data["config"]["work"]: r.data["config"] for r in everyone if _is_open(r.data["tracking"])}.values():
         set_defaults(cfg)
-        with temporary_server(Path(cfg["work"]) / "logs" / "prefect-server.log"):
+        with temporary_server(Path(cfg["work"]) / "logs" / "prefect-server.log") as wait_until_up:
             wait_until_up()
             done += reap_prefect(store)
     return done

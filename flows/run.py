@@ -101,12 +101,12 @@ def run_command(overrides: list[str], until: str | None, as_json: bool) -> int:
 
 
 def _in_prefect(prepared: Prepared) -> None:
-    from tasks.prefect_server import temporary_server, wait_until_up
+    from tasks.prefect_server import temporary_server
 
     # Tracebacks of stages are in their logs and the flow's state; the message is for the terminal.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     work = Path(prepared.cfg["work"])
-    with temporary_server(work / "logs" / "prefect-server.log"):
+    with temporary_server(work / "logs" / "prefect-server.log") as wait_until_up:
         if prepared.cfg["tracking"]["mlflow"]:
             import mlflow  # noqa: F401 - while the server starts
 

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stepvideo.errors import StepVideoError
@@ -26,31 +26,36 @@ STOP_TIMEOUT_S = 5.0
 
 
 @contextlib.contextmanager
-def temporary_server(log: Path) -> Iterator[None]:
+def temporary_server(log: Path) -> Iterator[Callable[[], None]]:
     """Set PREFECT_API_URL to a new server for the body, unless the user set it. Nothing of Prefect is imported here.
 
-    Call `wait_until_up` before the first use. Raises StepVideoError if the log cannot be written.
+    Yields what waits until the server answers, to be called before the first use.
+
+    Raises:
+        StepVideoError: the log or Prefect's home cannot be written; from the waiting: the server did not start.
     """
     if os.environ.get(URL):
-        yield
+        yield lambda: _wait(None, log)
         return
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
         fd = listening.fileno()
-        os.environ[URL] = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         env = os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-        del env[URL]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
+            if home := os.environ.get("PREFECT_HOME"):
+                Path(home).mkdir(parents=True, exist_ok=True)
             with log.open("wb") as out:
                 command = [sys.executable, "-m", "tasks.prefect_server", str(fd)]
                 root = str(Path(__file__).resolve().parent.parent)
                 process = subprocess.Popen(command, env=env, cwd=root, pass_fds=[fd], stdout=out, stderr=out)
         except OSError as e:
             raise StepVideoError(f"cannot start a Prefect server (log {log}): {e.strerror or e}") from e
+    os.environ[URL] = url
     try:
-        yield
+        yield lambda: _wait(process, log)
     finally:
         del os.environ[URL]
         process.terminate()
@@ -61,17 +66,19 @@ def temporary_server(log: Path) -> Iterator[None]:
             process.wait()
 
 
-def wait_until_up() -> None:
-    """Until PREFECT_API_URL answers. Raises StepVideoError with what to do."""
+def _wait(process: subprocess.Popen[bytes] | None, log: Path) -> None:
     url = os.environ[URL]
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
+        if process and process.poll() is not None:
+            last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
+            raise StepVideoError(f"the Prefect server did not start: {last}; see {log}, or tracking.prefect=false")
         with contextlib.suppress(urllib.error.URLError, OSError):
             with urllib.request.urlopen(f"{url}/health", timeout=START_TIMEOUT_S) as answer:
                 if answer.status == 200:
                     return
         time.sleep(0.1)
-    raise StepVideoError(f"no Prefect server at {url}; unset {URL}, or run with tracking.prefect=false")
+    raise StepVideoError(f"no Prefect server answers at {url}; unset {URL}, or run with tracking.prefect=false")
 
 
 def _serve(fd: int) -> None:

@@ -22,7 +22,11 @@ def _graph(monkeypatch: pytest.MonkeyPatch, rows: list[Row]) -> dict:
 
 
 def test_inputs_come_before_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [Row("c", "toy-fit", {"x": "b"}, "fit"), Row("b", "toy-fit", {"x": "a"}, "fit"), Row("a", "toy-fit", {}, "fit")]
+    rows = [
+        Row("c", "toy-fit", {"x": "b"}, "fit"),
+        Row("b", "toy-fit", {"x": "a"}, "fit"),
+        Row("a", "toy-fit", {}, "fit"),
+    ]
     cfg = _graph(monkeypatch, rows)
     assert [n.name for n in build(cfg)] == ["a", "b", "c"]
     assert [n.name for n in build(cfg, "b")] == ["a", "b"]

@@ -27,5 +27,3 @@ def mini(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from mini import Mini
 
     return Mini(tmp_path, capsys)
-
-

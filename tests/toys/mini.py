@@ -68,7 +68,8 @@ class Mini:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             for events in self.store.root.glob(f"{stage}/*/events.jsonl"):
-                if f'"type": "metrics", "step": {step},' in events.read_text():
+                at_it = not (events.parent / "manifest.json").exists()
+                if at_it and f'"type": "metrics", "step": {step},' in events.read_text():
                     return events.parent
             time.sleep(0.02)
         raise TimeoutError(f"{stage} did not reach step {step}")

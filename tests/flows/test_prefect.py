@@ -1,0 +1,126 @@
+"""The Prefect flow: states of tasks tell the truth, artifacts are there, a killed flow run is closed by the reaper."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stepvideo import storage
+from tasks.environment import set_defaults
+from tasks.prefect_server import temporary_server
+
+SLOW = "stages.fit.step_s=0.1"
+ON = ["tracking=local", "cluster=local"]
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One server for the whole test, as `make ui` runs one; drivers use it through PREFECT_API_URL."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "work" / ".prefect"))
+    with temporary_server(tmp_path / "server.log") as wait_until_up:
+        wait_until_up()
+        yield
+
+
+def tasks_of(run) -> dict[str, str]:
+    from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    with get_client(sync_client=True) as client:
+        found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
+    return {t.name: t.state.name for t in found}
+
+
+def flow_runs() -> list:
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        return sorted(client.read_flow_runs(), key=lambda r: r.created)
+
+
+def artifacts(run) -> dict[str, str]:
+    import httpx
+
+    url = f"{os.environ['PREFECT_API_URL']}/artifacts/filter"
+    found = httpx.post(url, json={"artifacts": {"flow_run_id": {"any_": [str(run.id)]}}}).json()
+    return {a["key"]: a["type"] for a in found}
+
+
+def test_states_and_artifacts_tell_what_happened(mini, server) -> None:
+    mini.finish(mini.process(*ON))
+    rows = mini.finish(mini.process(*ON, "stages.score.offset=1"))
+    first, second = flow_runs()
+    assert (first.state.name, second.state.name) == ("Completed", "Completed")
+    assert tasks_of(first) == dict.fromkeys(("noise", "fit", "score"), "Completed")
+    assert tasks_of(second) == {"noise": "Cached", "fit": "Cached", "score": "Completed"}
+    assert artifacts(second) == {"plan": "table", "cascade-progress": "progress", "mlflow": "markdown"}
+    assert second.parameters["until"] is None and "stages.score.offset=1" in second.parameters["overrides"]
+    spec = storage.read_json(Path(rows["score"]["path"]).parent / "spec.json")
+    record = storage.read_json(mini.store.root / "_runs" / spec["lineage"]["run"] / "run.json")
+    assert record["tracking"]["flow_run"] == str(second.id)
+
+    failing = mini.process(*ON, "stages.fit.fail_at=3", "runtime.max_attempts=1")
+    _, err = failing.communicate(timeout=120)
+    assert failing.returncode == 1 and err.count("Traceback") == 0 and "the machine erred" in err
+    third = flow_runs()[-1]
+    assert third.state.name == "Failed" and tasks_of(third) == {"noise": "Cached", "fit": "Failed"}
+
+    driver = mini.process(*ON, SLOW)
+    directory = mini.wait_for_step("fit", 8, timeout=120)
+    driver.kill()
+    driver.wait()
+    os.kill(storage.read_json(directory / "heartbeat.json")["pid"], signal.SIGKILL)
+    killed = flow_runs()[-1]
+    assert killed.state.name == "Running"
+    code, out, err = mini.cli("status", "--reap", "--store", str(mini.store.root))
+    assert code == 0 and "→ CRASHED" in out, err
+    assert {r.state.name for r in flow_runs()} == {"Completed", "Failed", "Crashed"}
+    assert set(tasks_of(killed).values()) == {"Cached", "Crashed"}
+    assert "nothing was left open" in mini.cli("status", "--reap", "--store", str(mini.store.root))[1]
+
+
+def test_with_a_server_of_its_own_a_cached_run_is_within_the_bar(mini) -> None:
+    """15 s on two free cores; here in seconds of CPU of all processes, because others run on the same cores."""
+    mini.finish(mini.process(*ON))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    rows = mini.finish(mini.process(*ON))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert all(r["cached"] for r in rows.values())
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 15
+    assert (mini.folder / "work" / ".prefect").is_dir() and (mini.folder / "work" / "mlflow.db").exists()
+
+
+def test_the_server_ends_with_a_killed_driver(mini, tmp_path: Path) -> None:
+    driver = mini.process(*ON, SLOW)
+    mini.wait_for_step("fit", 2, timeout=120)
+    listening = _ports_of_children(driver.pid)
+    assert len(listening) == 1
+    driver.kill()
+    driver.wait()
+    for _ in range(100):
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", listening[0])):
+                return
+        time.sleep(0.1)
+    pytest.fail("the Prefect server outlived its driver")
+
+
+def _ports_of_children(pid: int) -> list[int]:
+    import psutil
+
+    children = psutil.Process(pid).children(recursive=True)
+    return [c.laddr.port for p in children for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+
+
+def test_set_defaults_lets_the_user_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", "/mine")
+    monkeypatch.delenv("MLFLOW_LOGGING_LEVEL", raising=False)
+    set_defaults({"work": str(tmp_path)})
+    assert os.environ["PREFECT_HOME"] == "/mine" and os.environ["MLFLOW_LOGGING_LEVEL"] == "WARNING"

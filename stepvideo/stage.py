@@ -122,7 +122,10 @@ class StageSpec:
 
 @dataclass
 class StageContext:
-    """What a running stage sees. `out` is empty and becomes the artifact; `work` survives a killed attempt."""
+    """What a running stage sees. `out` is empty and becomes the artifact; `work` survives a killed attempt.
+
+    Rank 0 makes `out`: the others write there only after a first barrier with it.
+    """
 
     config: Any
     inputs: dict[str, Path]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, task
 from prefect.artifacts import (
@@ -23,7 +24,7 @@ from prefect.states import Completed, State
 
 from flows.compose import chosen
 from flows.plan import plan, plan_rows
-from flows.run import Prepared, run_prepared, summary
+from flows.prepared import Prepared, run_prepared, summary
 from flows.session import Session
 from tasks.reap import reap_prefect
 from tasks.stages import Outcome
@@ -97,7 +98,7 @@ class _Board:
         if failed:
             raise failed[0]
         self._done += isinstance(kept[0], Outcome)
-        update_progress_artifact(self._progress, progress=100.0 * self._done / self._total)
+        update_progress_artifact(cast(UUID, self._progress), progress=100.0 * self._done / self._total)
         return kept[0]
 
     def gate_failed(self, findings: list[str]) -> None:

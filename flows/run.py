@@ -6,64 +6,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 from rich.console import Console
 
 from flows import screen
 from flows.compose import compose
-from flows.graph import Node, build
+from flows.graph import build
 from flows.plan import DEPENDS, HIT, plan, plan_rows
-from flows.session import Session, prepare, report_page, session
+from flows.prepared import NoBoard, Prepared, run_prepared, summary
 from stepvideo.artifact import Store
-from stepvideo.errors import StepVideoError
-from tasks.environment import set_defaults
-from tasks.stages import Outcome
 
 NEXT = 'make ui | stepvideo status | stepvideo generate "一个红色的圆向右移动" --out red.mp4'
-
-
-@dataclass
-class Prepared:
-    """A run with its config composed and its nodes built, and afterwards its results."""
-
-    cfg: dict[str, Any]
-    nodes: list[Node]
-    overrides: list[str]
-    until: str | None
-    console: Console
-    results: dict[str, Outcome] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # for the end of the run
-    record_id: str = ""
-
-    @classmethod
-    def make(cls, overrides: list[str], until: str | None, console: Console | None = None) -> Prepared:
-        cfg, nodes = prepare(overrides, until)
-        set_defaults(cfg)
-        return cls(cfg, nodes, overrides, until, console or Console())
-
-
-class Board(Protocol):
-    """Who shows the run beside the terminal: Prefect, or nobody."""
-
-    def opened(self, session: Session) -> None: ...
-
-    def step(self, name: str, call: Callable[[], Any]) -> Any: ...
-
-    def gate_failed(self, findings: list[str]) -> None: ...
-
-
-class NoBoard:
-    def opened(self, session: Session) -> None: ...
-
-    def step(self, name: str, call: Callable[[], Any]) -> Any:
-        return call()
-
-    def gate_failed(self, findings: list[str]) -> None: ...
 
 
 def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
@@ -120,48 +74,3 @@ def _in_prefect(prepared: Prepared) -> None:
         finally:
             PREPARED.reset(token)
             flow_closed(Store(prepared.cfg["store"]), prepared.record_id)
-
-
-def run_prepared(prepared: Prepared, board: Board) -> dict[str, Outcome]:
-    """Every node to its artifact, the gate after the catalog, the last model into the registry."""
-    view = screen.Screen(len(prepared.nodes), prepared.console)
-    with session(prepared.cfg, prepared.nodes, prepared.overrides, prepared.until, [view]) as s:
-        prepared.record_id = s.record.data["id"]
-        if s.killed:
-            prepared.console.print(f"[dim]{s.killed} former run{'s' * (s.killed > 1)} had been killed; going on[/]")
-        board.opened(s)
-        try:
-            with view:
-                results = s.run(board.step)
-        except StepVideoError as e:
-            if report := getattr(e, "report", None):
-                board.gate_failed([str(f) for f in report.failed])
-            raise
-        prepared.notes += s.notes
-        if s.tracking:
-            prepared.links = {name: link for name in results if (link := s.tracking.link(name))}
-            if s.tracking.parent:
-                prepared.notes.append(f"MLflow: {s.tracking.server.link(s.tracking.parent)}")
-            if s.tracking.broken:
-                prepared.notes.append(f"MLflow was not reached and will be caught up: {s.tracking.broken}")
-        if page := report_page(results):
-            prepared.notes.append(f"report: {page}")
-        if version := s.register(results):
-            prepared.notes.append(f"registered: {version}")
-    return results
-
-
-def summary(results: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """One JSON-able dict a stage."""
-    return [
-        {
-            "stage": name,
-            "key": o.artifact.manifest["key"],
-            "digest": o.artifact.digest,
-            "cached": o.cached,
-            "seconds": round(o.seconds, 3),
-            "metrics": dict(o.artifact.metrics),
-            "path": str(o.artifact.out),
-        }
-        for name, o in results.items()
-    ]

@@ -16,6 +16,7 @@ from flows.config import CascadeConfig
 from flows.graph import Node, build
 from flows.plan import fingerprints, spec_of
 from stepvideo.artifact import Artifact, Store
+from stepvideo.stage import StageSpec
 from tasks import data_version
 from tasks.launch import Launcher, launcher
 from tasks.ledger import Ledger
@@ -184,17 +185,17 @@ class _All:
     def __init__(self, listeners: list[Listener]) -> None:
         self._listeners = listeners
 
-    def started(self, *args: Any) -> None:
+    def started(self, spec: StageSpec, ledger: Ledger, attached: bool) -> None:
         for each in self._listeners:
-            each.started(*args)
+            each.started(spec, ledger, attached)
 
-    def events(self, *args: Any) -> None:
+    def events(self, spec: StageSpec, records: list[dict[str, Any]], offset: int) -> None:
         for each in self._listeners:
-            each.events(*args)
+            each.events(spec, records, offset)
 
-    def ended(self, *args: Any) -> None:
+    def ended(self, spec: StageSpec, outcome: Outcome | None, error: BaseException | None) -> None:
         for each in self._listeners:
-            each.ended(*args)
+            each.ended(spec, outcome, error)
 
 
 def report_page(results: Mapping[str, Outcome]) -> Path | None:

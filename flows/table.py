@@ -109,7 +109,7 @@ def _raw(folder: str) -> dict[str, Any]:
     """The key of raw data is its content; where it lies is only how to reach it."""
     from stepvideo.curation.raw import content_digest
 
-    return {"content": content_digest(folder), "runtime": {"path": folder}}
+    return {"content": content_digest(Path(folder)), "runtime": {"path": folder}}
 
 
 def _shipped(name: str) -> dict[str, Any]:

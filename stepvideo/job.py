@@ -34,7 +34,7 @@ from stepvideo.stage import RunFn, StageContext, StageSpec, kind, resolve
 
 EXIT_BUSY = 3
 HEARTBEAT_S = 2.0
-RANKS_GRACE_S = 20.0  # given to the other ranks to end by themselves once one has failed
+RANKS_GRACE_S = 10.0  # given to the other ranks to end by themselves once one has failed
 EXPECT_CODE = "STEPVIDEO_ANY_CODE"  # set to run a spec with other code than it was planned with
 
 
@@ -79,14 +79,18 @@ def _ranks(directory: Path, nproc: int) -> int:
 
     with _handle_signals(forward):
         codes = _wait_for_all(children)
-    failed = [c for c in codes if c not in (0, EXIT_PREEMPTED)]
-    return failed[0] if failed else max(codes)
+    for rank, code in enumerate(codes):
+        if code < 0:
+            print(f"rank {rank} was ended by signal {-code}", file=sys.stderr)
+    if EXIT_BUSY in codes:
+        return EXIT_BUSY
+    return 1 if any(c not in (0, EXIT_PREEMPTED) for c in codes) else max(codes)
 
 
 def _wait_for_all(children: list[subprocess.Popen[bytes]]) -> list[int]:
     """Exit codes of all. When one fails the others would wait for it in a collective, so they are ended."""
-    while any(c.poll() is None for c in children):
-        if any(c.returncode not in (None, 0, EXIT_PREEMPTED) for c in children):
+    while None in (codes := [c.poll() for c in children]):
+        if any(code not in (None, 0, EXIT_PREEMPTED) for code in codes):
             deadline = time.monotonic() + RANKS_GRACE_S
             for c in children:
                 if c.poll() is None:

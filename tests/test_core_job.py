@@ -46,7 +46,9 @@ def run(ctx):
         case "second fails":
             if ctx.rank == 1:
                 raise RuntimeError("rank one is broken")
-            time.sleep(60)
+            while not ctx.should_stop():
+                time.sleep(0.01)
+            raise Preempted
     return {"value": 1}
 """
 

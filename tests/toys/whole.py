@@ -1,0 +1,75 @@
+"""The `smoke` cascade through the command line, each command in a process of its own as a user's would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepvideo.artifact import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Smoke:
+    """One folder with a store and tracking databases."""
+
+    def __init__(self, folder: Path, *settings: str) -> None:
+        self.folder, self.settings, self.store = folder, settings, Store(folder / "store")
+
+    def overrides(self, *more: str) -> list[str]:
+        base = ["profile=smoke", "cluster=debug", "runtime.threads=1", *self.settings]
+        base += [f"store={self.store.root}", f"work={self.folder / 'work'}"]
+        given = {o.partition("=")[0] for o in more}
+        return [b for b in base if b.partition("=")[0] not in given] + list(more)
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        argv = [sys.executable, "-m", "stepvideo.cli", *args]
+        return subprocess.Popen(argv, cwd=ROOT, env=os.environ, text=True, stdout=pipe, stderr=pipe)
+
+    def cli(self, *args: str, timeout: float = 600) -> str:
+        process = self.start(*args)
+        out, err = process.communicate(timeout=timeout)
+        assert process.returncode == 0, f"{args}: exit {process.returncode}\n{out[-2000:]}\n{err[-4000:]}"
+        return out
+
+    def run(self, *more: str, until: str = "") -> dict[str, dict[str, Any]]:
+        """Stage name: row, as `stepvideo run --json` gives them."""
+        limit = ["--until", until] if until else []
+        return {row["stage"]: row for row in json.loads(self.cli("run", "--json", *limit, *self.overrides(*more)))}
+
+    def wait_for_step(self, stage: str, step: int, timeout: float = 300) -> Path:
+        """The directory of a stage once its events show that step."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for events in self.store.root.glob(f"{stage}/*/events.jsonl"):
+                if f'"type": "metrics", "step": {step},' in events.read_text():
+                    return events.parent
+            time.sleep(0.02)
+        raise TimeoutError(f"{stage} did not reach step {step}")
+
+
+def ran(rows: dict[str, dict[str, Any]]) -> set[str]:
+    return {name for name, row in rows.items() if not row["cached"]}
+
+
+def results(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What must be equal between a disturbed and an undisturbed run."""
+    return {name: (row["key"], row["digest"], row["metrics"]) for name, row in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+    """A finished smoke cascade, with MLflow and Prefect; `first` holds its rows and `first_s` its seconds."""
+    made = Smoke(tmp_path_factory.mktemp("smoke"))
+    started = time.monotonic()
+    made.first = made.run()  # type: ignore[attr-defined]
+    made.first_s = time.monotonic() - started  # type: ignore[attr-defined]
+    return made

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
+
+from flows import screen
 
 STYLE = {"ok": "green", "warn": "yellow", "missing": "red", "untested": "dim"}
 
@@ -22,5 +23,5 @@ def doctor_command(store: str | None, as_json: bool) -> int:
         table = Table(show_header=False)
         for c in found:
             table.add_row(c.name, f"[{STYLE[c.status]}]{c.status}[/]", c.detail, f"→ {c.fix}" if c.fix else "")
-        Console().print(table)
+        screen.console().print(table)
     return 1 if any(c.status == "missing" for c in found) else 0

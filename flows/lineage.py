@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
+from flows import screen
 from flows.plan import config_changes
 from flows.screen import clock, key_metric
 from flows.status import store_of
@@ -41,7 +41,7 @@ def lineage_command(folder: str | None, ref: str) -> int:
     """Print the tree of artifacts down to the raw data, and the commands that make the artifact again."""
     store = store_of(folder)
     artifact = find(store, ref)
-    console = Console()
+    console = screen.console()
     tree = Tree(_label(artifact))
     _grow(tree, store, artifact, set())
     console.print(tree)
@@ -82,7 +82,7 @@ def _grow(tree: Tree, store: Store, artifact: Artifact, seen: set[tuple[str, str
 def _label(artifact: Artifact) -> str:
     m = artifact.manifest
     made = f"{clock(m['finished'] - m['started'])} on {m['environment']['host']}"
-    text = f"[bold]{m['stage']}[/]/{m['key'][:8]} [dim]{m['kind']}, {made}[/] {key_metric(artifact.metrics)}"
+    text = f"[bold]{m['stage']}[/]/{m['key'][:8]} [dim]{m['kind']}, {made}[/] {key_metric(artifact)}"
     if content := m["config"].get("content"):
         text += f" [cyan]content {str(content)[:16]}[/]"
     return text
@@ -107,7 +107,7 @@ def compare_command(folder: str | None, a: str, b: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps(changes, indent=1, ensure_ascii=False))
         return 0
-    console = Console()
+    console = screen.console()
     for name in ("config", "data"):
         console.print(f"[bold]{name}[/]: {'equal' if not changes[name] else ''}")
         for line in changes[name]:

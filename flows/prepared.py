@@ -34,7 +34,7 @@ class Prepared:
     def make(cls, overrides: list[str], until: str | None, console: Console | None = None) -> Prepared:
         cfg, nodes = prepare(overrides, until)
         set_defaults(cfg)
-        return cls(cfg, nodes, overrides, until, console or Console())
+        return cls(cfg, nodes, overrides, until, console or screen.console())
 
 
 class Board(Protocol):

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
-
-from rich.console import Console
 
 from flows import screen
 from flows.compose import compose
@@ -27,7 +24,7 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     if as_json:
         print(json.dumps(plan_rows(steps), indent=1, ensure_ascii=False))
         return 0
-    console = Console()
+    console = screen.console()
     console.print(screen.plan_table(steps))
     hits, waits = (sum(s.state == state for s in steps) for state in (HIT, DEPENDS))
     console.print(f"{hits} of {len(steps)} stages are there, {len(steps) - hits - waits} run, {waits} depend on them")
@@ -37,7 +34,7 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
 def run_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     """Run a cascade; its table, its page and what to do next at the end."""
     started = time.monotonic()
-    console = Console(file=sys.stderr if as_json else sys.stdout)
+    console = screen.console(stderr=as_json)
     prepared = Prepared.make(overrides, until, console)
     if prepared.cfg["tracking"]["prefect"]:
         _in_prefect(prepared)

@@ -12,12 +12,26 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from flows.plan import Step
+from stepvideo.artifact import Artifact
 from stepvideo.stage import StageSpec
 from tasks.ledger import Ledger
 from tasks.stages import Outcome
 
 STYLE = {"hit": "green", "run": "yellow", "running": "cyan", "depends": "dim", "damaged": "red", "failed": "red"}
-KEY_METRICS = ("all", "accuracy", "score", "psnr", "loss", "error", "clips")  # the first that a stage has is shown
+# The metrics of a kind that say most; the first that a stage has is shown, else the first of all.
+KEY_METRICS = {
+    "raw": ("videos",),
+    "render": ("clips",),
+    "curate": ("clips",),
+    "subsets": ("s1",),
+    "text": ("clip_loss",),
+    "latents": ("videos",),
+    "train": ("loss",),
+    "turbo": ("loss",),
+    "dpo": ("loss",),
+    "evaluate": ("heldout/all", "heldout/colour", "train/all", "train/colour"),
+    "report": ("supported",),
+}
 
 
 def plan_table(steps: list[Step]) -> Table:
@@ -29,9 +43,20 @@ def plan_table(steps: list[Step]) -> Table:
     return table
 
 
-def key_metric(metrics: Mapping[str, float]) -> str:
-    """ "name value" of the metric that says most; the first one if none is known."""
-    name = next((k for k in KEY_METRICS if k in metrics), next(iter(metrics), ""))
+def console(stderr: bool = False) -> Console:
+    """A console; tables are not squeezed when the output is a file."""
+    made = Console(stderr=stderr)
+    return made if made.is_terminal else Console(stderr=stderr, width=140)
+
+
+def key_metric(artifact: Artifact) -> str:
+    """ "name value" of the metric that says most of an artifact's kind."""
+    kind, metrics = artifact.manifest.get("kind", ""), artifact.metrics
+    name = next((k for k in KEY_METRICS.get(kind, ()) if k in metrics), "")
+    if not name and kind == "evaluate":
+        return "untestable: the oracle cannot read these videos"
+    largest = max((k for k in metrics if k.startswith("psnr_")), key=lambda k: int(k[5:]), default="")
+    name = name or largest or next(iter(metrics), "")
     return f"{name} {metrics[name]:.4g}" if name else ""
 
 
@@ -42,7 +67,7 @@ def result_table(results: Mapping[str, Outcome], links: Mapping[str, str]) -> Ta
     table.add_column("")
     table.add_column("time", justify="right")
     table.add_column("metric")
-    table.add_column("artifact", overflow="fold")
+    table.add_column("key")
     if links:
         table.add_column("MLflow run")
     for name, outcome in results.items():
@@ -50,7 +75,7 @@ def result_table(results: Mapping[str, Outcome], links: Mapping[str, str]) -> Ta
         manifest = outcome.artifact.manifest
         seconds = manifest["finished"] - manifest["started"] if outcome.cached else outcome.seconds
         spent = f"({clock(seconds)})" if outcome.cached else clock(seconds)
-        row = [name, state, spent, key_metric(outcome.artifact.metrics), f"{name}/{manifest['key'][:8]}"]
+        row = [name, state, spent, key_metric(outcome.artifact), manifest["key"][:8]]
         link = links.get(name, "")
         table.add_row(*row, *([f"[link={link}]{link[-32:][:8]}[/link]" if link else ""] if links else []))
     return table
@@ -121,4 +146,4 @@ class Screen:
             return
         spent = "cached" if outcome.cached else clock(outcome.seconds)
         mark = "[green]=[/]" if outcome.cached else "[green]✓[/]"
-        self.console.print(f"{place} {mark} {spec.stage:<16} {spent:>8}  {key_metric(outcome.artifact.metrics)}")
+        self.console.print(f"{place} {mark} {spec.stage:<20} {spent:>8}  {key_metric(outcome.artifact)}")

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from flows import screen
 from flows.compose import ROOT
 from flows.screen import STYLE, clock, key_metric
 from stepvideo import storage
@@ -35,7 +35,7 @@ def store_of(folder: str | None) -> Store:
 def status_command(folder: str | None, reap: bool, as_json: bool) -> int:
     """The stages of the newest run in the store, and how far they are. Exit code 1 if one failed or is damaged."""
     store = store_of(folder)
-    console = Console(file=sys.stderr if as_json else sys.stdout)
+    console = screen.console(stderr=as_json)
     if reap:
         from flows.reap import reap_all
 
@@ -80,7 +80,7 @@ def _stage(store: Store, name: str, key: str, known: dict[str, Any]) -> tuple[st
     if artifact:
         if wrong := damage(directory, artifact.manifest):
             return "damaged", wrong
-        return COMPLETE, key_metric(artifact.metrics)
+        return COMPLETE, key_metric(artifact)
     error = directory / "error.json"
     if error.exists():
         said = storage.read_json(error)

@@ -7,6 +7,7 @@ in sessions of their own and survive the driver; `Attached` waits for one that a
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,8 +77,19 @@ class Debug:
 
     name = "debug"
 
+    def __init__(self) -> None:
+        """Keep Lightning's notices out of the driver's terminal; its warnings about us stay."""
+        for logger in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+            logging.getLogger(logger).addFilter(_above_info)
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
         return _Ended(job.main(stage_dir))
+
+
+def _above_info(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO
 
 
 class _Ended:

@@ -23,8 +23,7 @@ def generate_command(folder: str | None, prompt: str, out: Path, model: str, set
     print(f"model {name}, vae {vae.manifest['stage']}, text {text.manifest['stage']}")
     from stepvideo.inference.generate import generate
 
-    done = generate(prompt, out, artifact.out, vae.out, text.out, **settings)
-    print(f"{done.path} ({done.nfe} evaluations, {done.seconds:.1f} s)")
+    generate(prompt, out, artifact.out, vae.out, text.out, **settings)
     return 0
 
 

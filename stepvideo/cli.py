@@ -33,7 +33,12 @@ SAMPLING = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest:  # argparse ends a list of settings at the first option
+        if not hasattr(args, "overrides") or any(r.startswith("-") for r in rest):
+            parser.error(f"unknown arguments: {' '.join(rest)}")
+        args.overrides += rest
     _find_flows()
     try:
         return args.call(args)

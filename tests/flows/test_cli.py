@@ -103,6 +103,15 @@ def test_errors_are_one_message(made, args: list[str], said: str) -> None:
     assert code == 2 and err.startswith("error: ") and said in err and "Traceback" not in err
 
 
+def test_settings_may_stand_around_options(mini) -> None:
+    first, *rest = mini.args()
+    code, out, _ = mini.cli("plan", first, "--until", "fit", *rest, "--json", "stages.fit.lr=0.3")
+    assert code == 0 and [s["stage"] for s in json.loads(out)] == ["noise", "fit"]
+    for wrong in (["plan", "--untill", "fit"], ["status", "seed=1"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(wrong)
+
+
 def test_nothing_there_yet(tmp_path: Path, capsys) -> None:
     assert cli.main(["status", "--store", str(tmp_path / "none")]) == 2
     assert "stepvideo run" in capsys.readouterr().err

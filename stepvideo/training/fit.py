@@ -121,6 +121,7 @@ def fit(module: StageModule, ctx: StageContext, precision: str = "32-true", name
     """
     runtime = ctx.config.runtime
     folder = ctx.work / name
+    module.net.train()
     if module.optim.ema:
         module.ema = EMA(module.net, module.optim.ema)
     resume = newest_checkpoint(folder)

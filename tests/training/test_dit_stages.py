@@ -167,7 +167,9 @@ def test_two_gloo_processes_train_as_one(tmp_path, cache, subsets):
         for name, folder in (("latents", cache), ("subsets", subsets)):
             (store / name / "k").mkdir(parents=True)
             (store / name / "k" / "out").symlink_to(folder)
-        config = dump(load(TrainConfig, {**TRAIN, "subset": "s1", "image_share": 0.34}))
+        # AdamW: Muon orthogonalises in bf16, which turns the last bits of a sum into a thousandth of the step
+        plain = {**TRAIN, "subset": "s1", "image_share": 0.34, "optim": {"name": "adamw", "lr": 3e-3, "ema": 0.8}}
+        config = dump(load(TrainConfig, plain))
         module = kind("train").run.split(":")[0]
         inputs = {name: InputRef(name, "k", "d") for name in ("latents", "subsets")}
         spec = StageSpec("train", "train", "key", config, inputs, str(store), fingerprint(module))
@@ -187,7 +189,7 @@ def test_two_gloo_processes_train_as_one(tmp_path, cache, subsets):
     a, b = (weights(r) for r in results)
     # Adam divides by the root of the squared gradient: where that is nothing but rounding, steps differ in sign
     difference = sum(float((a[k] - b[k]).square().sum()) for k in a) ** 0.5
-    assert difference < 1e-3 * sum(float(v.square().sum()) for v in a.values()) ** 0.5
+    assert difference < 1e-4 * sum(float(v.square().sum()) for v in a.values()) ** 0.5
     # rank 0's own share of the loss differs from the mean over ranks, the norm of the averaged gradient does not
     assert [n for _, _, n in one] == pytest.approx([n for _, _, n in two], rel=1e-3)
 

@@ -5,12 +5,15 @@ Prefect's own cache and retries are off: the store knows what is there (flows/pl
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, cast
 from uuid import UUID
 
-from prefect import flow, task
+import httpx
+from prefect import flow, get_client, task
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -20,6 +23,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from prefect.states import Cancelled as CancelledState
 from prefect.states import Completed, State
 
 from flows.compose import chosen
@@ -27,8 +31,9 @@ from flows.plan import plan, plan_rows
 from flows.prepared import Prepared, run_prepared, summary
 from flows.session import Session
 from tasks.reap import reap_prefect
-from tasks.stages import Outcome
+from tasks.stages import Cancelled, Outcome
 
+CANCEL_POLL_S = 2.0
 PREPARED: ContextVar[Prepared | None] = ContextVar("prepared", default=None)
 
 
@@ -40,7 +45,7 @@ def _name() -> str:
 
 
 @flow(name="cascade", flow_run_name=_name, retries=0)
-def cascade(overrides: list[str] | None = None, until: str | None = None) -> list[dict[str, Any]]:
+def cascade(overrides: list[str] | None = None, until: str | None = None) -> list[dict[str, Any]] | State[Any]:
     """Raw clips to an evaluated, distilled model. The parameters are JSON: editable in the UI, storable in a schedule.
 
     Args:
@@ -51,7 +56,17 @@ def cascade(overrides: list[str] | None = None, until: str | None = None) -> lis
         One dict a stage: stage, key, digest, cached, seconds, metrics, path.
     """
     prepared = PREPARED.get() or Prepared.make(list(overrides or []), until)
-    prepared.results = run_prepared(prepared, _Board())
+    board = _Board()
+    try:
+        prepared.results = run_prepared(prepared, board)
+    except Exception as e:
+        prepared.error = e
+        raise
+    except Cancelled as e:
+        prepared.error = e
+        return CancelledState(message=str(e))
+    finally:
+        board.close()
     return summary(prepared.results)
 
 
@@ -68,9 +83,29 @@ def stage(name: str, call: Callable[[], Any]) -> State[Any]:
 
 
 class _Board:
-    """What the flow shows in Prefect's UI: the plan, progress, links, and why a gate stopped it."""
+    """What the flow shows in Prefect's UI: the plan, progress, links, and why a gate stopped it.
+
+    "Cancel" in the UI asks a worker, and a flow that was started from a terminal has none, so it is watched for here.
+    """
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self, flow_run_id: str, cancel: threading.Event) -> None:
+        with get_client(sync_client=True) as client:
+            while not self._closed.wait(CANCEL_POLL_S):
+                with contextlib.suppress(httpx.HTTPError):
+                    state = client.read_flow_run(UUID(flow_run_id)).state
+                    if state and (state.is_cancelling() or state.is_cancelled()):
+                        cancel.set()
+                        return
 
     def opened(self, session: Session) -> None:
+        args = (str(flow_run.id), session.cancel)
+        threading.Thread(target=self._watch, args=args, daemon=True, name="watch-cancel").start()
         session.record.update_tracking(flow_run=str(flow_run.id))
         reap_prefect(session.store)
         steps = plan(session.nodes, session.store, session.code)

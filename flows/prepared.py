@@ -29,6 +29,7 @@ class Prepared:
     links: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # for the end of the run
     record_id: str = ""
+    error: BaseException | None = None  # that ended it
 
     @classmethod
     def make(cls, overrides: list[str], until: str | None, console: Console | None = None) -> Prepared:

@@ -67,7 +67,10 @@ def _in_prefect(prepared: Prepared) -> None:
         wait_until_up()
         token = PREPARED.set(prepared)
         try:
-            cascade(prepared.overrides, prepared.until)
+            state = cascade(prepared.overrides, prepared.until, return_state=True)
+            if prepared.error:
+                raise prepared.error
+            state.result()  # raises if Prefect itself failed
         finally:
             PREPARED.reset(token)
             flow_closed(Store(prepared.cfg["store"]), prepared.record_id)

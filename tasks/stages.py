@@ -29,8 +29,8 @@ FOLLOW_S = 0.5
 BACK_OFF_S = (0.2, 1.0, 5.0, 15.0)  # between resubmissions after preemptions
 
 
-class Cancelled(BaseException):
-    """The cascade is being stopped; not an error of the stage."""
+class Cancelled(KeyboardInterrupt):
+    """The cascade is being stopped, by another hand than Ctrl-C; not an error of the stage."""
 
 
 class Listener(Protocol):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from stepvideo import storage
+from stepvideo.artifact import is_running
 from tasks.environment import set_defaults
 from tasks.prefect_server import temporary_server
 
@@ -45,6 +46,15 @@ def flow_runs() -> list:
         return sorted(client.read_flow_runs(), key=lambda r: r.created)
 
 
+def cancel(run) -> None:
+    """As the button in the UI does."""
+    from prefect import get_client
+    from prefect.states import Cancelling
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, Cancelling())
+
+
 def artifacts(run) -> dict[str, str]:
     import httpx
 
@@ -72,6 +82,13 @@ def test_states_and_artifacts_tell_what_happened(mini, server) -> None:
     third = flow_runs()[-1]
     assert third.state.name == "Failed" and tasks_of(third) == {"noise": "Cached", "fit": "Failed"}
 
+    driver = mini.process(*ON, "stages.fit.step_s=0.2", "stages.fit.steps=100")
+    directory = mini.wait_for_step("fit", 2, timeout=120)
+    cancel(flow_runs()[-1])
+    _, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and flow_runs()[-1].state.name == "Cancelled", err
+    assert not is_running(directory) and not (directory / "manifest.json").exists()
+
     driver = mini.process(*ON, SLOW)
     directory = mini.wait_for_step("fit", 8, timeout=120)
     driver.kill()
@@ -81,7 +98,7 @@ def test_states_and_artifacts_tell_what_happened(mini, server) -> None:
     assert killed.state.name == "Running"
     code, out, err = mini.cli("status", "--reap", "--store", str(mini.store.root))
     assert code == 0 and "→ CRASHED" in out, err
-    assert {r.state.name for r in flow_runs()} == {"Completed", "Failed", "Crashed"}
+    assert {r.state.name for r in flow_runs()} == {"Completed", "Failed", "Cancelled", "Crashed"}
     assert set(tasks_of(killed).values()) == {"Cached", "Crashed"}
     assert "nothing was left open" in mini.cli("status", "--reap", "--store", str(mini.store.root))[1]
 

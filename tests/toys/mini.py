@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo import cli
-from stepvideo.artifact import Store
+from stepvideo.artifact import Store, is_running
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +68,7 @@ class Mini:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             for events in self.store.root.glob(f"{stage}/*/events.jsonl"):
-                at_it = not (events.parent / "manifest.json").exists()
+                at_it = is_running(events.parent)
                 if at_it and f'"type": "metrics", "step": {step},' in events.read_text():
                     return events.parent
             time.sleep(0.02)

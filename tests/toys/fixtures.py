@@ -16,10 +16,13 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The toy stages are known here and in every process that is started from here."""
     import toy_stages
 
+    before = dict(os.environ)  # a run in this process sets defaults for Prefect and MLflow
     monkeypatch.setenv("STEPVIDEO_KINDS", toy_stages.KINDS)
     path = [str(TOYS), str(TOYS.parents[1]), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
     yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

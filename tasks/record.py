@@ -76,5 +76,5 @@ def recorded(store: Store, **fields: Any) -> Iterator[RunRecord]:
 
 def records(store: Store) -> list[RunRecord]:
     """Every record, oldest first."""
-    paths = sorted((store.root / "_runs").glob("*/run.json"))
-    return [RunRecord(p, storage.read_json(p)) for p in paths]
+    found = [RunRecord(p, storage.read_json(p)) for p in (store.root / "_runs").glob("*/run.json")]
+    return sorted(found, key=lambda r: r.data["started"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stepvideo import cli, storage
+from tasks.record import records
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_compare(made) -> None:
     changes = json.loads(out)
     assert code == 0 and changes["config"] == ["lr 0.1 → 0.2"] and changes["data"] == []
     assert changes["metrics"]["mean"] == [rows["fit"]["metrics"]["mean"] for rows in (first, second)]
-    runs = sorted(p.name for p in (mini.store.root / "_runs").iterdir())
+    runs = [r.data["id"] for r in records(mini.store)]
     code, out, _ = mini.cli("compare", "--json", *runs, *mini.at)
     changes = json.loads(out)
     assert changes["config"] == ["stages.fit.lr 0.1 → 0.2"] and len(changes["data"]) == 2

@@ -28,6 +28,8 @@ class ClusterConfig:
             raise ValueError(f"cluster.launcher is {self.launcher!r}; give one of {', '.join(LAUNCHERS)}")
         if self.concurrency < 1:
             raise ValueError(f"cluster.concurrency is {self.concurrency}; give 1 or more")
+        if self.launcher == "debug" and self.concurrency > 1:
+            raise ValueError(f"cluster.concurrency is {self.concurrency}; cluster=debug has one process: give 1")
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from rich.markup import escape
 from rich.table import Table
 
 from flows import screen
@@ -22,6 +23,8 @@ def doctor_command(store: str | None, as_json: bool) -> int:
     else:
         table = Table(show_header=False)
         for c in found:
-            table.add_row(c.name, f"[{STYLE[c.status]}]{c.status}[/]", c.detail, f"→ {c.fix}" if c.fix else "")
+            table.add_row(
+                c.name, f"[{STYLE[c.status]}]{c.status}[/]", escape(c.detail), escape(f"→ {c.fix}" if c.fix else "")
+            )
         screen.console().print(table)
     return 1 if any(c.status == "missing" for c in found) else 0

@@ -46,7 +46,7 @@ def run_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     console.print(screen.result_table(prepared.results, prepared.links))
     console.print(f"{screen.clock(time.monotonic() - started)}; the same command again takes everything from the store")
     for note in prepared.notes:
-        console.print(note, soft_wrap=True)
+        console.print(note, soft_wrap=True, markup=False)
     console.print(f"next: {NEXT}", soft_wrap=True)
     return 0
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -39,7 +40,7 @@ def plan_table(steps: list[Step]) -> Table:
     for column in ("stage", "kind", "", "why", "key"):
         table.add_column(column)
     for s in steps:
-        table.add_row(s.node.name, s.node.kind, f"[{STYLE[s.state]}]{s.state.upper()}[/]", s.why, s.key)
+        table.add_row(s.node.name, s.node.kind, f"[{STYLE[s.state]}]{s.state.upper()}[/]", escape(s.why), s.key)
     return table
 
 
@@ -132,7 +133,9 @@ class Screen:
             self._progress.update(self._tasks[spec.stage], completed=done, total=total, unit=last["unit"])
         for r in records:
             if r.get("name") in ("preempted", "failed"):
-                self.console.print(f"[yellow]! {spec.stage} {r['name']}[/] {r.get('error', '')}", highlight=False)
+                self.console.print(
+                    f"[yellow]! {spec.stage} {r['name']}[/] {escape(r.get('error', ''))}", highlight=False
+                )
 
     def ended(self, spec: StageSpec, outcome: Outcome | None, error: BaseException | None) -> None:
         with self._lock:

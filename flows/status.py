@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from flows import screen
@@ -112,7 +113,7 @@ def _table(record: RunRecord, rows: Iterable[dict[str, Any]]) -> Table:
         table.add_column(column)
     for r in rows:
         style = STYLE.get(r["state"], "green" if r["state"] == COMPLETE else "dim")
-        table.add_row(r["stage"], f"[{style}]{r['state']}[/]", r["detail"], r["key"])
+        table.add_row(r["stage"], f"[{style}]{r['state']}[/]", escape(r["detail"]), r["key"])
     return table
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepvideo.artifact import Artifact
-from stepvideo.errors import ArtifactError
+from stepvideo.errors import ArtifactError, StepVideoError
 from tasks.tracking import Server
 
 CANDIDATE = "candidate"
@@ -16,10 +16,21 @@ def register(server: Server, name: str, artifact: Artifact, run_id: str, lineage
     """Make `artifact` a version of the model `name` with the alias `candidate`; returns the version.
 
     The files stay where they are: `source` is their path. The same content again is the same version.
+
+    Raises:
+        StepVideoError: the registry refused.
     """
     from mlflow.exceptions import MlflowException
 
-    client = server.client
+    try:
+        return _register(server.client, name, artifact, run_id, lineage)
+    except MlflowException as e:
+        raise StepVideoError(f"cannot register {artifact.out} as {name} at {server.uri}: {e}") from e
+
+
+def _register(client: Any, name: str, artifact: Artifact, run_id: str, lineage: Mapping[str, Any]) -> int:
+    from mlflow.exceptions import MlflowException
+
     try:
         client.create_registered_model(name, description="Models of the cascade, by reference into the artifact store.")
     except MlflowException as e:

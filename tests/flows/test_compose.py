@@ -29,6 +29,7 @@ BASE = ["graph=toy_stages", "profile=bare"]
         ("profile=nope", "available: bare"),
         ("cluster=nope", "available: debug"),
         ("cluster.launcher=pbs", "give one of debug"),
+        ("cluster={launcher: debug, concurrency: 2}", "one process: give 1"),
         ("weights.vae=borrowed", "give one of train, shipped"),
         ("seed", "written key=value"),
         ("sft_runs=0", "give 1 or more"),

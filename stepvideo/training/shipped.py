@@ -17,20 +17,25 @@ from stepvideo.stage import StageContext
 from stepvideo.training.config import ShippedConfig
 
 MANIFEST = "manifest.json"
+LOCAL = ("store=", "work=", "data=", "cluster=", "tracking=")  # of a command: where it ran, not what it made
 
 
 def folder_digest(folder: Path) -> str:
     """Content digest of a folder of shipped weights; ArtifactError if there is none."""
     if not (folder / MANIFEST).is_file():
-        raise ArtifactError(f"{folder} holds no shipped weights (no {MANIFEST}); train them instead: weights=train")
+        raise ArtifactError(
+            f"{folder} holds no shipped weights (no {MANIFEST}); train them instead: weights.text=train weights.vae=train"
+        )
     return content_digest(storage.checksums(folder))
 
 
 def pack(stage_dir: Path, folder: Path) -> None:
     """Copy the artifact of a finished stage to `folder`, float32 tensors as bfloat16, with its manifest."""
-    storage.read_json(stage_dir / MANIFEST)
+    manifest = storage.read_json(stage_dir / MANIFEST)
     _copy(stage_dir / "out", folder, "bfloat16")
-    shutil.copyfile(stage_dir / MANIFEST, folder / MANIFEST)
+    words = str(manifest["lineage"].get("command", "")).split()
+    manifest["lineage"]["command"] = " ".join(w for w in words if not w.startswith(LOCAL))
+    storage.write_json(folder / MANIFEST, manifest)
 
 
 def run(ctx: StageContext) -> dict[str, float]:

@@ -24,7 +24,7 @@ def folder_digest(folder: Path) -> str:
     """Content digest of a folder of shipped weights; ArtifactError if there is none."""
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(
-            f"{folder} holds no shipped weights (no {MANIFEST}); train them instead: weights.text=train weights.vae=train"
+            f"{folder} holds no shipped weights (no {MANIFEST}); train them: weights.text=train weights.vae=train"
         )
     return content_digest(storage.checksums(folder))
 

@@ -194,7 +194,9 @@ def films_html(shown: Sequence[Shown], left_out: int) -> str:
 def _film(f: Film) -> str:
     known = {n: v for n, v in f.right.items() if v is not None and n != "all"}
     wrong = [n for n, v in known.items() if not v]
-    verdict = "not judged" if not known else "all right" if not wrong else f"wrong: {', '.join(wrong)}"
+    whole = all(v is not None for n, v in f.right.items() if n != "all")
+    good = "all right" if whole else f"right: {', '.join(known)}"  # what is untestable is not claimed
+    verdict = "not judged" if not known else good if not wrong else f"wrong: {', '.join(wrong)}"
     name = escape(f.label)
     if f.uri.startswith("data:video"):
         media = f'<video src="{f.uri}" muted loop playsinline controls preload="none" aria-label="{name}"></video>'

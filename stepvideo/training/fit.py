@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -251,7 +250,3 @@ class _Keeper(Callback):
 
 def _numbers(outputs: Any) -> dict[str, float]:
     return {k: float(v) for k, v in outputs.items()} if isinstance(outputs, Mapping) else {}
-
-
-def clean(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

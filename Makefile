@@ -58,6 +58,7 @@ ui: setup ## MLflow and Prefect in the browser, on 127.0.0.1, until Ctrl-C
 .PHONY: test
 test: setup ## Set up, then every test but the long ones (all but `soak`)
 	@scripts/apt.sh
+	@$(BIN)/dvc pull --quiet
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(N) --dist loadfile $(ARGS)
 
 .PHONY: quick

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,10 @@ from stepvideo import cli
 from stepvideo.artifact import Store, is_running
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Mini:
@@ -56,7 +61,10 @@ class Mini:
         argv = [sys.executable, "-m", "stepvideo.cli", command]
         argv += ["--json", *self.args(*overrides)] if command == "run" else list(overrides)
         pipe = subprocess.PIPE
-        return subprocess.Popen(argv, cwd=ROOT, env=os.environ, text=True, stdout=pipe, stderr=pipe)
+        # a test run in the background ignores SIGINT, and so would its children
+        return subprocess.Popen(
+            argv, cwd=ROOT, env=os.environ, text=True, stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts
+        )
 
     def finish(self, process: subprocess.Popen[str], timeout: float = 120) -> dict[str, dict[str, Any]]:
         out, err = process.communicate(timeout=timeout)

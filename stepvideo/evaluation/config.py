@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stepvideo.config import StageConfig
+from stepvideo.world.config import BACKGROUNDS
 
 CFG_SCHEDULES = ("constant", "diminishing")
 LANGUAGES = ("zh", "en")
@@ -42,6 +43,7 @@ class GateConfig:
     reconstructions: int = 96  # of them, coded and decoded by the VAE
     ground_truth_bar: float = 0.995  # share of right readings, per attribute
     reconstruction_bar: float = 0.95
+    backgrounds: list[str] = field(default_factory=lambda: list(BACKGROUNDS))  # those of the world that is trained on
 
     def __post_init__(self) -> None:
         _at_least(clips=(self.clips, 1), reconstructions=(self.reconstructions, 1))

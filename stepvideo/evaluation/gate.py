@@ -85,10 +85,10 @@ def run_gate(
         progress: called with (videos read, of how many).
 
     Raises:
-        ConfigError: the world cannot be rendered at this size.
+        ConfigError: the world cannot be rendered at this size, or has no such background.
     """
     try:
-        look = RenderConfig(height=height, width=width, frames=frames)
+        look = RenderConfig(height=height, width=width, frames=frames, backgrounds=list(cfg.backgrounds))
     except ValueError as e:
         raise ConfigError(f"the oracle cannot be checked at {frames} frames of {height}x{width}: {e}") from e
     attrs = truth(cfg.clips, frames, height, width)

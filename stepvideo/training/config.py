@@ -80,8 +80,10 @@ class VAETrainConfig(StageConfig):
     image_share: float = 0.2  # share of steps on single images
     images_per_clip: int = 4  # images that replace one clip in an image step
     lengths: list[int] = field(default_factory=lambda: [17, 9])  # frames of a clip, one length a step
-    crop: int = 0  # side of random crops of the largest size; 0: none
+    crop: int = 0  # side of crops of the largest size; 0: none
     crop_share: float = 0.0  # share of steps on crops
+    crops_per_clip: int = 1  # crops that replace one clip (or image) in a step on crops, each of another clip
+    crop_tries: int = 1  # random places a crop is chosen from: the one that varies most, so that detail is seen often
     max_clips: int = 0  # clips held in memory; 0: all
     l1: float = 1.0
     perceptual: float = 0.1
@@ -100,6 +102,7 @@ class VAETrainConfig(StageConfig):
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
         _positive(steps=self.steps, batch_size=self.batch_size)
+        _positive(crops_per_clip=self.crops_per_clip, crop_tries=self.crop_tries)
         factor = 16 if self.vae.dual_path else 8
         for size in self.sizes:
             if size % factor:

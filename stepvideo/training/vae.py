@@ -44,8 +44,15 @@ class ClipFrames:
         if len(clips) <= VALIDATION:
             raise StepVideoError(f"{len(clips)} clips are too few to train a VAE on; {VALIDATION} are held back")
         self.train, self.validation = self.data[:-VALIDATION], self.data[-VALIDATION:]
-        self.clips = Sampler(len(self.train), cfg.batch_size, cfg.seed)
-        self.images = Sampler(len(self.train), cfg.batch_size * cfg.images_per_clip, cfg.seed + 1)
+        self.rows = {
+            (image, crop): Sampler(
+                len(self.train),
+                cfg.batch_size * (cfg.images_per_clip if image else 1) * (cfg.crops_per_clip if crop else 1),
+                cfg.seed + image + 2 * crop,
+            )
+            for image in (False, True)
+            for crop in (False, True)
+        }
 
     def batch(self, step: int, rank: int, world_size: int) -> Tensor:
         """[b, t, 3, h, w] in [-1, 1]: this rank's rows of the global batch of `step`."""
@@ -54,15 +61,23 @@ class ClipFrames:
         length = 1 if image else int(draw.choice(cfg.lengths))
         crop = bool(cfg.crop and draw.random() < cfg.crop_share)
         size = int(draw.choice(cfg.sizes))
-        rows = (self.images if image else self.clips).batch(step)
+        rows = self.rows[image, crop].batch(step)
         starts = draw.integers(0, FRAMES - length + 1, len(rows))
-        corners = draw.integers(0, self.size - cfg.crop + 1, (len(rows), 2))
+        corners = draw.integers(0, self.size - cfg.crop + 1, (len(rows), cfg.crop_tries, 2))
         mine = range(rank, len(rows), world_size)
-        frames = np.stack([self.train[rows[i], starts[i] : starts[i] + length] for i in mine])
+        frames = [self.train[rows[i], starts[i] : starts[i] + length] for i in mine]
         if not crop:
-            return resize(to_tensor(frames), size)
-        cuts = [f[:, y : y + cfg.crop, x : x + cfg.crop] for f, (y, x) in zip(frames, corners[list(mine)], strict=True)]
-        return to_tensor(np.stack(cuts))
+            return resize(to_tensor(np.stack(frames)), size)
+        return to_tensor(np.stack([liveliest(f, corners[i], cfg.crop) for f, i in zip(frames, mine, strict=True)]))
+
+
+def liveliest(frames: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """Of the crops of [t, h, w, 3] at `corners` (y, x), the one whose colours vary most over space and time.
+
+    Most of a frame is background: crops taken anywhere would show a small object, and its corners, too rarely.
+    """
+    cuts = [frames[:, y : y + side, x : x + side] for y, x in corners]
+    return max(cuts, key=lambda c: c.var(axis=(0, 1, 2), dtype=np.float32).sum()) if len(cuts) > 1 else cuts[0]
 
 
 class VAEModule(StageModule):

@@ -1,0 +1,60 @@
+"""What the Video-VAE is shown: clips and images, whole or as crops of where something is, split over ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stepvideo.training import vae
+from stepvideo.training.config import VAETrainConfig
+
+CLIPS = 24
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    """`frames(**config)`: grey clips of 64 px, each with one bright 8 px square somewhere."""
+    video = np.full((CLIPS, vae.FRAMES, 64, 64, 3), 120, np.uint8)
+    for i, clip in enumerate(video):
+        y, x = 7 * (i % 8), 6 * (i % 9)
+        clip[:, y : y + 8, x : x + 8] = (250, 20, 20)
+    monkeypatch.setattr(vae, "windows", lambda *args: video)
+
+    def build(**config):
+        cfg = VAETrainConfig(vae=vae_config(), batch_size=2, **config)
+        return vae.ClipFrames(Path("anywhere"), [None] * CLIPS, cfg)  # type: ignore[list-item]
+
+    return build
+
+
+def vae_config():
+    from stepvideo.models.config import VAEConfig
+
+    return VAEConfig(enc_ch=8, dec_ch=8, num_groups=1, z_channels=8, dual_path=False)
+
+
+def test_a_step_shows_clips_or_images_whole_or_cropped(frames):
+    data = frames(image_share=0.5, images_per_clip=3, crop=32, crop_share=0.5, crops_per_clip=4, lengths=[17, 9])
+    shapes = {tuple(data.batch(step, 0, 1).shape) for step in range(60)}
+    whole = {(2, t, 3, s, s) for t in (17, 9) for s in (64, 48)} | {(6, 1, 3, s, s) for s in (64, 48)}
+    assert shapes == whole | {(8, 17, 3, 32, 32), (8, 9, 3, 32, 32), (24, 1, 3, 32, 32)}
+
+
+def test_crops_are_taken_where_something_is(frames):
+    def share(tries: int) -> float:
+        data = frames(image_share=0.0, crop=32, crop_share=1.0, crops_per_clip=4, crop_tries=tries)
+        red = [(data.batch(step, 0, 1)[:, 0, 0] > 0.9).sum((1, 2)) for step in range(40)]
+        return float((torch.cat(red) >= 32).float().mean())  # crops with at least half of the square
+
+    assert share(6) > 0.7 > 0.45 > share(1)
+
+
+def test_ranks_share_the_batch_of_one_process(frames):
+    data = frames(image_share=0.3, crop=32, crop_share=0.5, crops_per_clip=2, crop_tries=3)
+    for step in range(8):
+        one = data.batch(step, 0, 1)
+        halves = [data.batch(step, rank, 2) for rank in range(2)]
+        assert torch.equal(one[0::2], halves[0]) and torch.equal(one[1::2], halves[1])

@@ -145,8 +145,11 @@ class ConvBlock(nn.Module):
 
 
 class CLIPImageEncoder(nn.Module):
-    """Frames [b, 3, h, w] in [−1, 1] → unit vectors beside those of the text; its stages serve as perceptual
-    features."""
+    """Clips [b, frames, 3, h, w] in [−1, 1] → unit vectors beside those of the text.
+
+    Each frame passes the stages alone (they serve as perceptual features); one convolution then compares the frames'
+    last maps, so that texts can be told apart by motion too.
+    """
 
     def __init__(self, cfg: CLIPImageConfig) -> None:
         super().__init__()
@@ -156,11 +159,13 @@ class CLIPImageEncoder(nn.Module):
             nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), *(ConvBlock(b) for _ in range(cfg.blocks)))
             for a, b in zip(widths, widths[1:])
         )
+        if cfg.frames > 1:
+            self.motion = nn.Conv2d(cfg.frames * widths[-1], widths[-1], 3, padding=1)
         self.norm = nn.GroupNorm(widths[-1] // 8, widths[-1])
         self.visual_projection = nn.Linear(2 * widths[-1], cfg.projection_dim, bias=False)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """One map a stage: [b, widths[i], h / 2^(i+1), w / 2^(i+1)]."""
+        """Frames [b, 3, h, w] → one map a stage: [b, widths[i], h / 2^(i+1), w / 2^(i+1)]."""
         maps = []
         for stage in self.stages:
             x = stage(x)
@@ -168,8 +173,17 @@ class CLIPImageEncoder(nn.Module):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Unit vectors [b, projection_dim]; mean and maximum over space, so that small objects count."""
-        top = F.silu(self.norm(self.features(x)[-1])).flatten(2)
+        """Unit vectors [b, projection_dim]; mean and maximum over space, so that small objects count.
+
+        Raises:
+            ValueError: another number of frames than the configuration has.
+        """
+        if x.ndim != 5 or x.shape[1] != self.cfg.frames:
+            raise ValueError(f"clips {list(x.shape)}: expected [b, {self.cfg.frames}, {self.cfg.in_channels}, h, w]")
+        maps = self.features(x.flatten(0, 1))[-1].unflatten(0, x.shape[:2]).flatten(1, 2)
+        if self.cfg.frames > 1:
+            maps = self.motion(maps)
+        top = F.silu(self.norm(maps)).flatten(2)
         return F.normalize(self.visual_projection(torch.cat([top.mean(-1), top.amax(-1)], dim=-1)), dim=-1)
 
     @torch.no_grad()

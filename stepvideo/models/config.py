@@ -241,10 +241,11 @@ class CLIPImageConfig:
     in_channels: int = 3
     widths: list[int] = field(default_factory=lambda: [32, 64, 128, 128])  # one a stage; each halves the resolution
     blocks: int = 1  # residual blocks a stage
+    frames: int = 1  # of a clip that are seen together; from two on, a text's motion words have something to match
     projection_dim: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "blocks", "projection_dim"):
+        for name in ("in_channels", "blocks", "frames", "projection_dim"):
             _positive(self, name)
         if not self.widths or any(w <= 0 or w % 8 for w in self.widths):
             raise ValueError(

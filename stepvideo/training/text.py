@@ -28,7 +28,7 @@ from stepvideo.training.fit import Batch, StageModule, fit, tail_mean, write_cur
 
 
 class CLIPModule(StageModule):
-    """Batches of (one frame, one caption) of different clips."""
+    """Batches of (a few frames, one caption) of different clips."""
 
     def __init__(
         self, cfg: TextConfig, tokenizer: CLIPTokenizer, captions: list[list[str]], frames: np.ndarray
@@ -46,13 +46,13 @@ class CLIPModule(StageModule):
         texts = [self.captions[r][int(draw.integers(len(self.captions[r])))] for r in rows]
         ids, mask = self.tokenizer.encode_batch(texts)
         same = torch.tensor([[a == b for b in texts] for a in texts])
-        return {"images": to_tensor(self.frames[rows][:, None])[:, 0], "ids": ids, "mask": mask, "same": same}
+        return {"clips": to_tensor(self.frames[rows]), "ids": ids, "mask": mask, "same": same}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         text: Any = self.net["text"]
         longest = int(batch["mask"].sum(1).max())
         t = text.embed(batch["ids"][:, :longest], batch["mask"][:, :longest])
-        i = self.net["image"](batch["images"])
+        i = self.net["image"](batch["clips"])
         loss = contrastive_loss(i, t, text.logit_scale, batch["same"])
         right = float(((i @ t.T).argmax(1) == torch.arange(len(i), device=i.device)).float().mean())
         return loss, {"clip_accuracy": right}
@@ -91,7 +91,8 @@ def run(ctx: StageContext) -> dict[str, float]:
     cfg.clip_text.vocab_size = _round_up(clip_tokenizer.vocab_size)
     cfg.step_llm.padded_vocab_size = _round_up(llm_tokenizer.vocab_size)
 
-    clip = CLIPModule(cfg, clip_tokenizer, captions, _middle_frames(ctx.inputs["curate"], clips, cfg.image_size))
+    frames = np.stack([_frames(ctx.inputs["curate"], c, cfg.clip_image.frames, cfg.image_size) for c in clips])
+    clip = CLIPModule(cfg, clip_tokenizer, captions, frames)
     fit(clip, ctx, name="clip")
     llm = LLMModule(cfg, llm_tokenizer, corpus)
     fit(llm, ctx, name="llm")
@@ -108,8 +109,11 @@ def run(ctx: StageContext) -> dict[str, float]:
     return {"clip_loss": tail_mean(clip), "llm_loss": tail_mean(llm), "captions": len(corpus)}
 
 
-def _middle_frames(directory: Path, clips: list[Clip], size: int) -> np.ndarray:
-    return np.stack([square(read_clip(directory, c, c.frames // 2, 1), size)[0] for c in clips])
+def _frames(directory: Path, clip: Clip, count: int, size: int) -> np.ndarray:
+    """Frames [count, size, size, 3] spread evenly over a clip, its middle if only one is wanted."""
+    if count == 1:
+        return square(read_clip(directory, clip, clip.frames // 2, 1), size)
+    return square(read_clip(directory, clip)[np.linspace(0, clip.frames - 1, count).round().astype(int)], size)
 
 
 def _init(net: nn.Module, seed: int) -> None:

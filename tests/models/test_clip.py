@@ -77,12 +77,31 @@ def test_contrastive_training_matches_images_with_texts():
         pictures[i, i] = 1
     optimizer = torch.optim.AdamW([*text.parameters(), *image.parameters()], 3e-3)
     for _ in range(40):
-        loss = contrastive_loss(image(pictures), text.embed(ids), text.logit_scale)
+        loss = contrastive_loss(image(pictures[:, None]), text.embed(ids), text.logit_scale)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    scores = image(pictures) @ text.embed(ids).T
+    scores = image(pictures[:, None]) @ text.embed(ids).T
     assert torch.equal(scores.argmax(1), torch.arange(3))
+
+
+def test_several_frames_tell_motions_apart():
+    """A clip and the same clip backwards hold the same pictures; only their order matches the text."""
+    text, image = text_encoder(), CLIPImageEncoder(CLIPImageConfig(widths=[8, 16], projection_dim=8, frames=3))
+    image.init_weights(torch.Generator().manual_seed(0))
+    right = torch.full((1, 3, 3, 16, 16), -1.0)
+    for t in range(3):
+        right[:, t, :, 4:10, 5 * t : 5 * t + 6] = 1
+    clips, ids = torch.cat([right, right.flip(1)]), torch.tensor([[2, 5, 3], [2, 6, 3]])
+    optimizer = torch.optim.AdamW([*text.parameters(), *image.parameters()], 3e-3)
+    for _ in range(60):
+        loss = contrastive_loss(image(clips), text.embed(ids), text.logit_scale)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.equal((image(clips) @ text.embed(ids).T).argmax(1), torch.arange(2))
+    with pytest.raises(ValueError, match=r"expected \[b, 3, 3, h, w\]"):
+        image(clips[:, :2])
 
 
 def test_equal_captions_are_no_negatives():

@@ -11,7 +11,7 @@ from typing import Any
 from stepvideo.config import Runtime
 
 LAUNCHERS = ("debug", "local", "submitit-local")
-WEIGHTS = ("train", "shipped")
+WEIGHTS = {"text": ("train", "shipped"), "vae": ("train", "shipped", "tune")}
 
 
 @dataclass
@@ -45,15 +45,15 @@ class TrackingConfig:
 
 @dataclass
 class WeightsConfig:
-    """Train the VAE and the text encoders, or take the small weights that this repository ships."""
+    """Train the VAE and the text encoders, take the small weights that this repository ships, or tune those."""
 
-    text: str = "train"
-    vae: str = "train"
+    text: str = "train"  # train | shipped
+    vae: str = "train"  # train | shipped | tune: the shipped one, trained further on this run's clips
 
     def __post_init__(self) -> None:
-        for name in ("text", "vae"):
-            if getattr(self, name) not in WEIGHTS:
-                raise ValueError(f"weights.{name} is {getattr(self, name)!r}; give one of {', '.join(WEIGHTS)}")
+        for name, known in WEIGHTS.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"weights.{name} is {getattr(self, name)!r}; give one of {', '.join(known)}")
 
 
 @dataclass

@@ -21,6 +21,7 @@ STAGES = {
     "text": "text",
     "vae1": "vae",
     "vae2": "vae",
+    "vae_tuned": "vae",
     "shipped": "shipped",
     "latents": "latents",
     "t2i": "train",
@@ -45,9 +46,9 @@ def defaults(data: Path) -> dict[str, Any]:
 
 def rows(cfg: Mapping[str, Any]) -> list[Row]:
     """The rows for a config: which weights are trained, how many SFT runs there are, whether there are other clips."""
-    ship_text, ship_vae = (cfg["weights"][w] == "shipped" for w in ("text", "vae"))
+    ship_text = cfg["weights"]["text"] == "shipped"
+    vae = {"shipped": "vae", "tune": "vae_tuned", "train": "vae2"}[cfg["weights"]["vae"]]
     clips = {"curate": "curate", "subsets": "subsets"}
-    vae = "vae" if ship_vae else "vae2"
     coded = {"latents": "latents", "subsets": "subsets"}
     judged = {"vae": vae, "text": "text"}
     sft = [f"sft.{i + 1}" for i in range(cfg["sft_runs"])]
@@ -69,13 +70,15 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         table += [Row("text", "shipped", config="shipped", set=_shipped("text"))]
     else:
         table += [Row("text", "text", clips)]
-    if ship_vae:
-        table += [Row("vae", "shipped", config="shipped", set=_shipped("vae"))]
-    else:
+    if vae == "vae2":
         table += [
             Row("vae1", "vae", {**clips, "text": "text"}),
             Row("vae2", "vae", {"init": "vae1", **clips, "text": "text"}),
         ]
+    else:
+        table += [Row("vae", "shipped", config="shipped", set=_shipped("vae"))]
+    if vae == "vae_tuned":
+        table += [Row("vae_tuned", "vae", {"init": "vae", **clips, "text": "text"})]
     table += [
         Row("latents", "latents", {**clips, "vae": vae, "text": "text"}),
         Row("t2i", "train", coded),

@@ -17,7 +17,7 @@ from stepvideo.evaluation.results import MAIN, Row, read_rows
 
 UPPER = {"t2i", "t2vi", "sft", "dpo", "vae", "clip", "llm", "ti2v"}
 # The order in which a cascade makes its models; names arrive sorted, and a report reads in order of time.
-CASCADE = ("text", "vae", "vae1", "vae2", "t2i", "t2vi_192", "t2vi_540", "sft", "average", "dpo", "turbo")
+CASCADE = ("text", "vae", "vae1", "vae2", "vae_tuned", "t2i", "t2vi_192", "t2vi_540", "sft", "average", "dpo", "turbo")
 
 
 @dataclass(frozen=True)

@@ -212,8 +212,25 @@ def _init(vae: VideoVAE, logvar: float) -> None:
     bias[vae.cfg.z_channels :] = logvar
 
 
+def take_over(vae: VideoVAE, before: VideoVAE) -> int:
+    """Start from `before`: all of it if it has the same form, else its backbone (stage 1). Number of fresh tensors.
+
+    Raises:
+        StepVideoError: the same form with other sizes.
+    """
+    if before.cfg.dual_path != vae.cfg.dual_path:
+        return len(load_stage1_backbone(vae, before.state_dict()))
+    if before.cfg != vae.cfg:
+        raise StepVideoError(f"the VAE to go on from is {before.cfg}, the config asks for {vae.cfg}: make them equal")
+    vae.load_state_dict(before.state_dict())
+    return 0
+
+
 def run(ctx: StageContext) -> dict[str, float]:
-    """Inputs: curate, subsets; optional text (perceptual net), init (stage 1). Output: vae/, loss_curve.json."""
+    """Inputs: curate, subsets; optional text (perceptual net), init (stage 1, or a VAE to go on with).
+
+    Output: vae/, loss_curve.json.
+    """
     cfg: VAETrainConfig = ctx.config
     ids = load_ids(ctx.inputs["subsets"] / "s1.parquet")
     clips = [c for c in load_catalog(ctx.inputs["curate"], ids) if c.frames >= FRAMES]
@@ -224,8 +241,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     vae = VideoVAE(cfg.vae)
     _init(vae, cfg.start_logvar)
     if "init" in ctx.inputs:
-        new = load_stage1_backbone(vae, load_vae(ctx.inputs["init"]).state_dict())
-        ctx.sink.event("backbone_loaded", new_tensors=len(new))
+        ctx.sink.event("initialised", new_tensors=take_over(vae, load_vae(ctx.inputs["init"])))
     perceptual = load_clip_image(ctx.inputs["text"]) if "text" in ctx.inputs and cfg.perceptual else None
     module = VAEModule(cfg, vae, data, perceptual)
     fit(module, ctx, cfg.precision)

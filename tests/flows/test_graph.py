@@ -74,3 +74,10 @@ def test_the_cascade_is_whole() -> None:
     until = [n.name for n in build(cfg, "t2i")]
     assert until[-1] == "t2i" and "vae2" in until and not any(n.startswith(("t2vi", "sft")) for n in until)
     assert set(table.STAGES.values()) == set(KINDS)
+
+
+@pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")
+def test_the_shipped_vae_can_be_tuned() -> None:
+    nodes = {n.name: n for n in build(compose(["profile=micro", "weights.vae=tune"]))}
+    assert nodes["vae"].kind == "shipped" and nodes["vae_tuned"].inputs["init"] == "vae"
+    assert nodes["latents"].inputs["vae"] == nodes["evaluate.turbo"].inputs["vae"] == "vae_tuned"

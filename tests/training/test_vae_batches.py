@@ -52,6 +52,21 @@ def test_crops_are_taken_where_something_is(frames):
     assert share(6) > 0.7 > 0.45 > share(1)
 
 
+def test_a_vae_goes_on_from_another():
+    from stepvideo.errors import StepVideoError
+    from stepvideo.models.config import VAEConfig
+    from stepvideo.models.video_vae import VideoVAE
+
+    dual = VAEConfig(enc_ch=8, dec_ch=8, num_groups=1, z_channels=8, dual_path=True, dual_path_ch=16)
+    stage1, a, b = VideoVAE(vae_config()), VideoVAE(dual), VideoVAE(dual)
+    fresh = vae.take_over(a, stage1)
+    assert 0 < fresh < len(a.state_dict())
+    assert vae.take_over(b, a) == 0
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    with pytest.raises(StepVideoError, match="make them equal"):
+        vae.take_over(VideoVAE(VAEConfig(**{**vars(dual), "z_channels": 4})), a)
+
+
 def test_ranks_share_the_batch_of_one_process(frames):
     data = frames(image_share=0.3, crop=32, crop_share=0.5, crops_per_clip=2, crop_tries=3)
     for step in range(8):

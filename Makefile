@@ -69,7 +69,7 @@ quick: setup ## The tests that take seconds
 soak: setup ## The long tests: kill loops, statistics; the log goes to benchmarks/
 	@log=benchmarks/soak-$$(date -u +%Y-%m-%d).log; \
 	{ echo "# $$(date -u +%FT%TZ) commit $$(git rev-parse --short HEAD), $$(nproc) cores"; \
-	  $(BIN)/python -m pytest -v -m soak --timeout 7200 $(ARGS); } 2>&1 | tee $$log
+	  $(BIN)/python -m pytest -v -m soak --timeout 7200 $(ARGS); } 2>&1 | sed -u "s#$(CURDIR)#.#g" | tee $$log
 
 .PHONY: check
 check: setup ## Formatting, lint, types, layers and the rules of the house

@@ -24,8 +24,8 @@ from stepvideo.world.render import AREA, RADIUS, RGB, VECTOR
 MIN_CHROMA = 0.22  # backgrounds stay below 0.1, objects above 0.6; duller than this is no object
 MIN_AREA = 0.006  # of a component; the smallest object covers 0.025
 MIN_SHIFT = 0.06  # of the centroid over the clip; the slowest object moves 0.2
-# Of a triangle and a square; half of it divides them from a circle. Sharp 0.66 and 0.43, a circle below 0.03; h4 through
-# the VAE of `micro`: small squares 0.19 to 0.32, small circles 0.09 to 0.20 (docs/decisions/008).
+# Of a triangle and a square; half of it divides them from a circle. Sharp 0.66 and 0.43, a circle below 0.03; h4
+# through the VAE of `micro`: small squares 0.19 to 0.32, small circles 0.09 to 0.20 (docs/decisions/008).
 PURE = {"h3": 0.50, "h4": 0.40}
 HUE_WIDTH = np.float32(np.cos(np.deg2rad(38)))
 

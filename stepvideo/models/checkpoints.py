@@ -58,10 +58,16 @@ def load_dit(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
         ArtifactError: on a missing or damaged file, or tensors that do not fit the config.
     """
     folder = Path(root) / "transformer"
+    model = _meta(DiT, dit_config(root))
+    return _load(model, *read_tensors(folder, "diffusion_pytorch_model"), folder, device, dtype)
+
+
+def dit_config(root: Path) -> DiTConfig:
+    """What `root/transformer/config.json` says, without the weights."""
+    folder = Path(root) / "transformer"
     data = storage.read_json(folder / "config.json")
     known = {"_class_name", "_diffusers_version", "_name_or_path", "attention_type", *DIT_FIXED}
-    cfg = _config(DiTConfig, data, folder, fixed=DIT_FIXED, known=known)
-    return _load(_meta(DiT, cfg), *read_tensors(folder, "diffusion_pytorch_model"), folder, device, dtype)
+    return _config(DiTConfig, data, folder, fixed=DIT_FIXED, known=known)
 
 
 def save_vae(model: VideoVAE, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -75,10 +81,15 @@ def load_vae(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
     """Read `root/vae`; without a config.json, as in the release, the released widths are taken."""
     from stepvideo.models.video_vae import VideoVAE
 
+    folder, cfg = Path(root) / "vae", vae_config(root)
+    return _load(_meta(VideoVAE, cfg), *read_tensors(folder, _vae_stem(cfg)), folder, device, dtype)
+
+
+def vae_config(root: Path) -> VAEConfig:
+    """What `root/vae/config.json` says, without the weights."""
     folder = Path(root) / "vae"
     data = storage.read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    cfg = _config(VAEConfig, data, folder, known={"_class_name"})
-    return _load(_meta(VideoVAE, cfg), *read_tensors(folder, _vae_stem(cfg)), folder, device, dtype)
+    return _config(VAEConfig, data, folder, known={"_class_name"})
 
 
 def _vae_stem(cfg: VAEConfig) -> str:

@@ -108,8 +108,13 @@ def load_step_llm(root: Path, device: torch.device | str = "cpu", dtype: torch.d
     from stepvideo.models.step_llm import StepLLM
 
     folder = Path(root) / "step_llm"
-    cfg = _config(StepLLMConfig, storage.read_json(folder / "config.json"), folder)
-    return _load(_meta(StepLLM, cfg), *read_tensors(folder, "model"), folder, device, dtype)
+    return _load(_meta(StepLLM, step_llm_config(root)), *read_tensors(folder, "model"), folder, device, dtype)
+
+
+def step_llm_config(root: Path) -> StepLLMConfig:
+    """What `root/step_llm/config.json` says, without the weights."""
+    folder = Path(root) / "step_llm"
+    return _config(StepLLMConfig, storage.read_json(folder / "config.json"), folder)
 
 
 def save_clip_text(model: CLIPTextEncoder, root: Path) -> None:
@@ -124,12 +129,17 @@ def load_clip_text(root: Path, device: torch.device | str = "cpu", dtype: torch.
     aside."""
     from stepvideo.models.clip import CLIPTextEncoder
 
-    folder = Path(root) / "hunyuan_clip" / "clip_text_encoder"
-    cfg = _config(CLIPTextConfig, storage.read_json(folder / "config.json"), folder, fixed=BERT_FIXED)
+    folder, cfg = Path(root) / "hunyuan_clip" / "clip_text_encoder", clip_text_config(root)
     tensors, origin = read_tensors(folder, "model", pickled="pytorch_model.bin")
     heads = () if cfg.projection_dim else ("text_projection", "logit_scale")
     tensors = {k: v for k, v in tensors.items() if not k.startswith((*CLIP_UNUSED, *heads))}
     return _load(_meta(CLIPTextEncoder, cfg), tensors, origin, folder, device, dtype)
+
+
+def clip_text_config(root: Path) -> CLIPTextConfig:
+    """What `root/hunyuan_clip/clip_text_encoder/config.json` says, without the weights."""
+    folder = Path(root) / "hunyuan_clip" / "clip_text_encoder"
+    return _config(CLIPTextConfig, storage.read_json(folder / "config.json"), folder, fixed=BERT_FIXED)
 
 
 def save_clip_image(model: CLIPImageEncoder, root: Path) -> None:

@@ -13,9 +13,9 @@ from stepvideo import storage
 from stepvideo.data.clips import load_ids
 from stepvideo.data.draw import Sampler, rng
 from stepvideo.data.latents import LatentSet, TextCache
+from stepvideo.emulator.flops import flops
 from stepvideo.models.checkpoints import load_dit, save_dit
 from stepvideo.models.dit import DiT
-from stepvideo.models.flops import flops
 from stepvideo.stage import StageContext
 from stepvideo.training.config import TrainConfig
 from stepvideo.training.fit import Batch, StageModule, fit, tail_mean, write_curve

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from stepvideo.emulator.flops import block_flops, flops
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
-from stepvideo.models.flops import block_flops, flops
 
 
 @pytest.mark.parametrize("image_to_video", [False, True])

@@ -23,22 +23,27 @@ BLOCK_NORM_EPS = 1e-5
 
 
 class SelfAttention(nn.Module):
-    """Full attention over all video tokens; the fused projection holds (q | k | v) inside each head."""
+    """Full attention over all video tokens; the fused projection holds (q | k | v) inside each head.
+
+    The number of heads is read from the projection, so that a shard of the heads works alone. `attend` is `attention`
+    unless a parallel plan replaces it.
+    """
 
     def __init__(self, cfg: DiTConfig) -> None:
         super().__init__()
         d, hd = cfg.inner_dim, cfg.attention_head_dim
-        self.heads, self.split = cfg.num_attention_heads, _split(cfg)
+        self.head_dim, self.split = hd, _split(cfg)
+        self.attend = attention
         self.wqkv = nn.Linear(d, 3 * d, bias=False)
         self.wo = nn.Linear(d, d, bias=False)
         self.q_norm = RMSNorm(hd, QK_EPS)
         self.k_norm = RMSNorm(hd, QK_EPS)
 
     def forward(self, x_bsd: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        qkv = self.wqkv(x_bsd).unflatten(-1, (self.heads, 3, -1)).permute(3, 0, 2, 1, 4)
+        qkv = self.wqkv(x_bsd).unflatten(-1, (-1, 3, self.head_dim)).permute(3, 0, 2, 1, 4)
         weights = torch.stack([self.q_norm.weight, self.k_norm.weight])
         q, k = qk_norm(qkv[:2], weights, QK_EPS, rope, self.split)
-        return self.wo(attention(q, k, qkv[2]))
+        return self.wo(self.attend(q, k, qkv[2]))
 
 
 class CrossAttention(nn.Module):
@@ -47,7 +52,7 @@ class CrossAttention(nn.Module):
     def __init__(self, cfg: DiTConfig) -> None:
         super().__init__()
         d, hd = cfg.inner_dim, cfg.attention_head_dim
-        self.heads = cfg.num_attention_heads
+        self.head_dim = hd
         self.wq = nn.Linear(d, d, bias=False)
         self.wkv = nn.Linear(d, 2 * d, bias=False)
         self.wo = nn.Linear(d, d, bias=False)
@@ -55,8 +60,8 @@ class CrossAttention(nn.Module):
         self.k_norm = RMSNorm(hd, QK_EPS)
 
     def forward(self, x_bsd: Tensor, text_bld: Tensor, bias: Tensor | None) -> Tensor:
-        q = self.wq(x_bsd).unflatten(-1, (1, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        kv = self.wkv(text_bld).unflatten(-1, (self.heads, 2, -1)).permute(3, 0, 2, 1, 4)
+        q = self.wq(x_bsd).unflatten(-1, (1, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+        kv = self.wkv(text_bld).unflatten(-1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4)
         q = qk_norm(q, self.q_norm.weight[None], QK_EPS)[0]
         k = qk_norm(kv[:1], self.k_norm.weight[None], QK_EPS)[0]
         return self.wo(attention(q, k, kv[1], bias))

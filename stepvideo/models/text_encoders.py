@@ -24,6 +24,11 @@ class TextEncoders:
     clip_text: CLIPTextEncoder
     clip_tokenizer: CLIPTokenizer
 
+    def to(self, device: torch.device) -> TextEncoders:
+        self.step_llm.to(device)
+        self.clip_text.to(device)
+        return self
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], allow_unk: bool = False) -> dict[str, Tensor]:
         """Text arguments of `DiT.forward` for these prompts.

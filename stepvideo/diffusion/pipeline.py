@@ -5,70 +5,37 @@ Legend: n samples, f latent frames, z latent channels, h and w latent sides; T f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stepvideo import storage
-from stepvideo.diffusion.guidance import evaluations, sample
+from stepvideo.diffusion.component import Component
+from stepvideo.diffusion.conditions import Conditions, FirstFrame, TextFeatures
+from stepvideo.diffusion.guidance import VelocityFn, evaluations, sample
+from stepvideo.diffusion.image_condition import cover_crop
+from stepvideo.diffusion.latent_stats import LatentStats
+from stepvideo.diffusion.noise import generator, noise
+from stepvideo.diffusion.pixels import to_float, to_uint8
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.diffusion.schedule import sigmas
 from stepvideo.errors import ArtifactError, StepVideoError
-from stepvideo.models.checkpoints import load_dit, load_vae
+from stepvideo.models import checkpoints
+from stepvideo.models.config import DiTConfig, VAEConfig
 from stepvideo.models.dit import DiT
 from stepvideo.models.text_encoders import TextEncoders, load_text_encoders
-from stepvideo.models.video_vae import VideoVAE
+from stepvideo.models.video_vae import DiagonalGaussian, VideoVAE
 
-STATS_FILE = "transformer/latent_stats.json"
 LENGTHS_FILE = "text_lengths.json"
 RELEASED_LENGTHS = {"llm_length": 320, "clip_length": 77}
 _ENCODE_BATCH = 64
-
-Conditions = dict[str, Tensor]  # the text arguments of DiT.forward, [n, …]
-
-
-@dataclass(frozen=True)
-class LatentStats:
-    """Mean and standard deviation of each latent channel [z]: the DiT sees (latent − mean) / std."""
-
-    mean_z: Tensor
-    std_z: Tensor
-
-    @classmethod
-    def read(cls, root: Path, channels: int) -> LatentStats:
-        """From `root/transformer/latent_stats.json`; without it the identity, which is what the release does.
-
-        Raises:
-            ArtifactError: the file does not hold one finite mean and one positive std a channel.
-        """
-        path = Path(root) / STATS_FILE
-        if not path.exists():
-            return cls(torch.zeros(channels), torch.ones(channels))
-        data = storage.read_json(path)
-        try:
-            stats = cls(*(torch.tensor(data[k], dtype=torch.float32) for k in ("mean", "std")))
-        except (KeyError, TypeError, ValueError) as e:
-            raise ArtifactError(f"{path} must hold lists mean and std: {e}") from e
-        both = torch.stack([stats.mean_z, stats.std_z]) if stats.mean_z.shape == stats.std_z.shape else torch.empty(0)
-        if both.shape != (2, channels) or not both.isfinite().all() or (stats.std_z <= 0).any():
-            raise ArtifactError(f"{path} must hold a finite mean and a positive std for each of {channels} channels")
-        return stats
-
-    def normalise(self, x_nfzhw: Tensor) -> Tensor:
-        return (x_nfzhw - _channels(self.mean_z, x_nfzhw)) / _channels(self.std_z, x_nfzhw)
-
-    def denormalise(self, x_nfzhw: Tensor) -> Tensor:
-        return x_nfzhw * _channels(self.std_z, x_nfzhw) + _channels(self.mean_z, x_nfzhw)
-
-
-def _channels(v_z: Tensor, like: Tensor) -> Tensor:
-    return v_z.to(like)[:, None, None]
 
 
 @dataclass
@@ -84,13 +51,16 @@ class Samples:
 class Pipeline:
     """The networks with their text encoders, latent statistics and sampling defaults."""
 
-    dit: DiT
-    vae: VideoVAE
-    text: TextEncoders
+    dit: Component[DiTConfig, DiT]
+    vae: Component[VAEConfig, VideoVAE]
+    text: Component[list[int], TextEncoders]  # configured by its feature widths: Step-LLM, CLIP
     stats: LatentStats
     defaults: Sampling = field(default_factory=Sampling)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "bf16"  # bf16 | fp32; bf16 falls back to fp32 where the processor lacks it
+    velocity: Callable[[DiT], VelocityFn] = field(default=lambda dit: dit)  # parallel plans wrap the network
+    decoder: Callable[[VideoVAE, Tensor], Tensor] = VideoVAE.decode  # whole, in tiles, or over ranks
+    batched_guidance: bool = True  # with and without the prompt in one call, or one after the other
 
     @classmethod
     def load(cls, transformer: Path, vae: Path, text: Path, device: str = "auto", precision: str = "bf16") -> Pipeline:
@@ -105,32 +75,39 @@ class Pipeline:
         Raises:
             ArtifactError: names the file that is missing or damaged, or the two models that do not fit each other.
         """
+        pipe = cls.prepare(transformer, vae, text, device, precision)
+        for component in (pipe.dit, pipe.vae, pipe.text):
+            _ = component.module
+        return pipe
+
+    @classmethod
+    def prepare(cls, transformer: Path, vae: Path, text: Path, device: str, precision: str) -> Pipeline:
+        """`load`, but each network's weights are read when it is first used."""
         if precision not in ("bf16", "fp32"):
             raise StepVideoError(f"precision={precision!r}: choose bf16 or fp32")
-        where = (
-            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-        )
-        dit = load_dit(transformer, where).requires_grad_(False)
-        decoder = load_vae(vae, where).requires_grad_(False)
-        lengths = {**RELEASED_LENGTHS, **_read_optional(Path(text) / LENGTHS_FILE)}
-        encoders = load_text_encoders(text, where, lengths["llm_length"], lengths["clip_length"])
-        if dit.cfg.in_channels != decoder.cfg.z_channels:
+        where = best_device(device)
+        dtype = None if precision == "bf16" and supports_bf16(where) else torch.float32
+        dit_cfg, vae_cfg = checkpoints.dit_config(transformer), checkpoints.vae_config(vae)
+        widths = [checkpoints.step_llm_config(text).hidden_size, checkpoints.clip_text_config(text).hidden_size]
+        if dit_cfg.in_channels != vae_cfg.z_channels:
             raise ArtifactError(
-                f"the transformer in {transformer} works on {dit.cfg.in_channels} latent channels, the VAE in {vae} "
-                f"has {decoder.cfg.z_channels}; give the VAE that it was trained with"
+                f"the transformer in {transformer} works on {dit_cfg.in_channels} latent channels, the VAE in {vae} "
+                f"has {vae_cfg.z_channels}; give the VAE that it was trained with"
             )
-        widths = [encoders.step_llm.cfg.hidden_size, encoders.clip_text.cfg.hidden_size]
-        if list(dit.cfg.caption_channels) != widths[: len(dit.cfg.caption_channels)]:
+        if list(dit_cfg.caption_channels) != widths[: len(dit_cfg.caption_channels)]:
             raise ArtifactError(
-                f"the transformer in {transformer} reads text features of widths {list(dit.cfg.caption_channels)}, the "
+                f"the transformer in {transformer} reads text features of widths {list(dit_cfg.caption_channels)}, the "
                 f"encoders in {text} give {widths}; give the encoders that it was trained with"
             )
-        if dit.cfg.use_additional_conditions:
-            raise ArtifactError(
-                f"the transformer in {transformer} is an image-to-video model; give a text-to-video one"
-            )
-        stats = LatentStats.read(transformer, dit.cfg.in_channels)
-        return cls(dit, decoder, encoders, stats, Sampling.read(transformer), where, precision)
+        return cls(
+            Component(dit_cfg, lambda d: checkpoints.load_dit(transformer, d, dtype).requires_grad_(False), where),
+            Component(vae_cfg, lambda d: checkpoints.load_vae(vae, d, dtype).requires_grad_(False), where),
+            Component(widths, partial(read_text_encoders, text), where),
+            LatentStats.read(transformer, dit_cfg.in_channels),
+            Sampling.read(transformer),
+            where,
+            precision,
+        )
 
     def latent_shape(self, sampling: Sampling) -> tuple[int, int, int, int]:
         """(f, z, h, w) of a video of this size.
@@ -138,17 +115,22 @@ class Pipeline:
         Raises:
             StepVideoError: the VAE cannot code that length or size; names the nearest that it can.
         """
-        factor, patch = self.vae.cfg.spatial_factor, self.dit.cfg.patch_size
+        cfg, unit = self.vae.cfg, self.size_unit
         for name in ("height", "width"):
-            side, unit = getattr(sampling, name), factor * patch
+            side = getattr(sampling, name)
             if side % unit:
                 near = [max(unit, side // unit * unit), (side // unit + 1) * unit]
                 raise StepVideoError(f"{name}={side} must be a multiple of {unit}; nearest: {near[0]} or {near[1]}")
         try:
-            f = self.vae.num_latents(sampling.frames)
+            f = cfg.num_latents(sampling.frames)
         except ValueError as e:
             raise StepVideoError(f"frames={sampling.frames}: {e}") from e
-        return f, self.vae.cfg.z_channels, sampling.height // factor, sampling.width // factor
+        return f, cfg.z_channels, sampling.height // cfg.spatial_factor, sampling.width // cfg.spatial_factor
+
+    @property
+    def size_unit(self) -> int:
+        """Height and width are multiples of so many pixels."""
+        return self.vae.cfg.spatial_factor * self.dit.cfg.patch_size
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
@@ -158,7 +140,8 @@ class Pipeline:
             StepVideoError: a prompt holds a token outside a vocabulary; names both.
         """
         batches = [list(prompts[i : i + _ENCODE_BATCH]) for i in range(0, len(prompts), _ENCODE_BATCH)]
-        parts = [self.text.encode(batch) for batch in batches]
+        with self.text.use() as text:
+            parts = [text.encode(batch) for batch in batches]
         joined = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
         mask = joined["encoder_attention_mask"]
         clip = joined["encoder_hidden_states_2"].shape[1]
@@ -174,8 +157,21 @@ class Pipeline:
 
     def noise(self, sampling: Sampling, seed: int, indices: Sequence[int]) -> Tensor:
         """Initial noise [n, f, z, h, w], fp32 on the CPU: sample i's depends on (seed, i) and the size alone."""
-        shape = self.latent_shape(sampling)
-        return torch.stack([torch.randn(shape, generator=_generator(seed, i)) for i in indices])
+        return noise(self.latent_shape(sampling), seed, indices)
+
+    @torch.no_grad()
+    def encode_image(self, image_hwc: np.ndarray, sampling: Sampling, seed: int) -> Tensor:
+        """The first frame's latent [z, h, w] of a picture uint8 [H, W, 3] of any size, normalised.
+
+        Resized to cover the video and cropped to it; a sample of the posterior, as released, but one that the seed
+        decides.
+        """
+        x = to_float(torch.from_numpy(image_hwc)[None, None])[0]
+        x = cover_crop(x, sampling.height, sampling.width)[:, None]
+        with self.vae.use() as vae, self._autocast(vae):
+            moments = vae.encode_moments(x.to(self.device, _dtype(vae))).float().cpu()
+        z = DiagonalGaussian(moments).sample(generator(seed, -1))
+        return self.stats.normalise(z)[0, 0]
 
     @torch.no_grad()
     def sample(
@@ -187,6 +183,9 @@ class Pipeline:
         noise: Tensor | None = None,
         batch_size: int = 32,
         negative: str = "",
+        features: TextFeatures | None = None,
+        image: FirstFrame | None = None,
+        on_step: Callable[[int, int], None] | None = None,
         **overrides: Any,
     ) -> Samples:
         """One sample a prompt.
@@ -196,6 +195,9 @@ class Pipeline:
                 not change it.
             noise: [n, f, z, h, w] instead of it.
             negative: guides away; the empty caption is what training drops captions to.
+            features: of all prompts and the negative one; the text encoders are not used then.
+            image: for an image-to-video model, and only for one.
+            on_step: called with (steps done, steps in all) after every step of every batch.
             overrides: fields of `Sampling` (frames, height, width, steps, cfg, time_shift, cfg_schedule); what is not
                 given, 0 or None takes the model's default.
 
@@ -203,57 +205,90 @@ class Pipeline:
             StepVideoError: a size that the VAE cannot code, an unknown token, an impossible value.
         """
         sampling = self.defaults.with_(overrides)
+        self._check_image(image)
         times = sigmas(sampling.steps, sampling.time_shift)
         guidance = sampling.guidance
         nfe = evaluations(guidance, times)
+        shape = [len(prompts), *self.latent_shape(sampling)]
         if noise is None:
             noise = self.noise(sampling, seed, range(len(prompts)) if indices is None else indices)
-        elif tuple(noise.shape) != (len(prompts), *self.latent_shape(sampling)):
-            raise StepVideoError(
-                f"noise is {list(noise.shape)}; {len(prompts)} samples of this size take "
-                f"{[len(prompts), *self.latent_shape(sampling)]}"
-            )
-        texts = list(dict.fromkeys([*prompts, negative]))
-        encoded = self.encode_prompts(texts)
-        number = {t: i for i, t in enumerate(texts)}
-        rows = torch.tensor([number[p] for p in prompts], device=self.device)
-        guided = nfe > sampling.steps
+        elif list(noise.shape) != shape:
+            raise StepVideoError(f"noise is {list(noise.shape)}; {len(prompts)} samples of this size take {shape}")
+        if features is None:
+            texts = list(dict.fromkeys([*prompts, negative]))
+            features = TextFeatures(texts, self.encode_prompts(texts))
         latents = []
-        for i in range(0, len(prompts), batch_size):
-            pick = rows[i : i + batch_size]
-            cond = {k: v[pick] for k, v in encoded.items()}
-            uncond = {k: v[number[negative]].expand(len(pick), *v.shape[1:]) for k, v in encoded.items()}
-            start = noise[i : i + batch_size].to(self.device)
-            with self._autocast():
-                done = sample(self.dit, start, times, cond, uncond if guided else None, guidance)
-            latents.append(done.latents.cpu())
+        starts = range(0, len(prompts), batch_size)
+        with self.dit.use() as dit, self._autocast(dit):
+            velocity = self.velocity(dit)
+            for i, start in enumerate(starts):
+                rows = slice(start, start + batch_size)
+                texts = list(prompts[rows])
+                more = image.arguments(rows, shape[1], self.device) if image else {}
+                cond = features.rows(texts, self.device) | more
+                uncond = features.rows([negative] * len(texts), self.device) | more if nfe > sampling.steps else None
+
+                def count(step: int, _x: Tensor, before: int = i * sampling.steps) -> None:
+                    if on_step is not None:
+                        on_step(before + step + 1, len(starts) * sampling.steps)
+
+                done = sample(
+                    velocity,
+                    noise[rows].to(self.device),
+                    times,
+                    cond,
+                    uncond,
+                    guidance,
+                    batched=self.batched_guidance,
+                    on_step=count,
+                )
+                latents.append(done.latents.cpu())
         return Samples(torch.cat(latents), sampling, nfe)
+
+    def _check_image(self, image: FirstFrame | None) -> None:
+        if (image is not None) != self.dit.cfg.use_additional_conditions:
+            kind, fix = (
+                ("an image-to-video", "give an image") if image is None else ("a text-to-video", "give no image")
+            )
+            raise StepVideoError(f"this is {kind} model: {fix}, or choose another model")
 
     @torch.no_grad()
     def decode(self, latents_nfzhw: Tensor, batch_size: int = 8) -> np.ndarray:
         """Normalised latents to frames uint8 [n, T, H, W, 3]."""
         videos = []
-        for part in latents_nfzhw.split(batch_size):
-            z = self.stats.denormalise(part.to(self.device))
-            with self._autocast():
-                video = self.vae.decode(z)
-            videos.append(_to_uint8(video))
+        with self.vae.use() as vae, self._autocast(vae):
+            for part in latents_nfzhw.split(batch_size):
+                z = self.stats.denormalise(part.to(self.device))
+                videos.append(to_uint8(self.decoder(vae, z.to(_dtype(vae)))))
         return np.concatenate(videos)
 
     @torch.no_grad()
     def reconstruct(self, video_nthwc: np.ndarray, batch_size: int = 8) -> np.ndarray:
         """uint8 [n, T, H, W, 3] through the VAE (posterior mean) and back: what the best model could show."""
         out = []
-        for i in range(0, len(video_nthwc), batch_size):
-            x = torch.from_numpy(video_nthwc[i : i + batch_size]).to(self.device)
-            x = x.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-            with self._autocast():
-                out.append(_to_uint8(self.vae.decode(self.vae.encode(x, sample=False).float())))
+        with self.vae.use() as vae, self._autocast(vae):
+            for i in range(0, len(video_nthwc), batch_size):
+                x = to_float(torch.from_numpy(video_nthwc[i : i + batch_size]).to(self.device)).to(_dtype(vae))
+                out.append(to_uint8(self.decoder(vae, vae.encode(x, sample=False).to(_dtype(vae)))))
         return np.concatenate(out)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        wanted = self.precision == "bf16" and supports_bf16(self.device)
+    def _autocast(self, network: nn.Module) -> AbstractContextManager[Any]:
+        """bf16 arithmetic on fp32 weights; weights saved in bf16 compute in it anyway."""
+        wanted = self.precision == "bf16" and supports_bf16(self.device) and _dtype(network) == torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def read_text_encoders(root: Path, device: torch.device) -> TextEncoders:
+    """The encoders in `root`, at the token counts that the DiT was trained with (the released ones if none are
+    said)."""
+    path = Path(root) / LENGTHS_FILE
+    lengths = RELEASED_LENGTHS | (storage.read_json(path) if path.exists() else {})
+    return load_text_encoders(root, device, lengths["llm_length"], lengths["clip_length"])
+
+
+def best_device(wanted: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else torch.device(wanted)
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -263,16 +298,5 @@ def supports_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _generator(seed: int, index: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    return storage.read_json(path) if path.exists() else {}
-
-
-def _to_uint8(video_nthwc: Tensor) -> np.ndarray:
-    """[n, T, 3, H, W] in [−1, 1] to uint8 [n, T, H, W, 3], rounded."""
-    x = video_nthwc.float().clamp(-1, 1).add(1).mul(127.5).round()
-    return x.to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype

@@ -96,6 +96,20 @@ class VAEConfig:
         """Latents per chunk of `frame_len` frames: 3 (8x16x16) or 5 (4x8x8) for 17 frames."""
         return (self.frame_len - 1) // self.temporal_factor + 1
 
+    def num_latents(self, frames: int) -> int:
+        """Latents of a video of `frames` frames; ValueError for a length whose last chunk cannot be coded."""
+        whole, rest = divmod(frames, self.frame_len)
+        halved = -(-rest // 4)  # frames left after the two temporal halvings
+        if frames < 1 or (self.dual_path and rest and halved % 2 == 0):
+            bad = [r for r in range(1, self.frame_len) if -(-r // 4) % 2 == 0] if self.dual_path else []
+            near = [n for n in range(max(1, frames - 4), frames + 5) if n % self.frame_len not in bad]
+            raise ValueError(
+                f"a video of {frames} frames cannot be coded in chunks of {self.frame_len}: "
+                f"frames % {self.frame_len} must not be in {bad}; nearest valid lengths: {near} "
+                f"(a multiple of {self.frame_len} wastes nothing)"
+            )
+        return whole * self.latent_len + ((halved + 1) // 2 if self.dual_path else halved)
+
 
 @dataclass
 class DiscriminatorConfig:

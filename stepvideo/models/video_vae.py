@@ -174,18 +174,7 @@ class VideoVAE(nn.Module):
 
     def num_latents(self, frames: int) -> int:
         """Latents of a video of `frames` frames; ValueError for a length whose last chunk cannot be coded."""
-        cfg = self.cfg
-        whole, rest = divmod(frames, cfg.frame_len)
-        halved = -(-rest // 4)  # frames left after the two temporal halvings
-        if frames < 1 or (cfg.dual_path and rest and halved % 2 == 0):
-            bad = [r for r in range(1, cfg.frame_len) if -(-r // 4) % 2 == 0] if cfg.dual_path else []
-            near = [n for n in range(max(1, frames - 4), frames + 5) if n % cfg.frame_len not in bad]
-            raise ValueError(
-                f"a video of {frames} frames cannot be coded in chunks of {cfg.frame_len}: "
-                f"frames % {cfg.frame_len} must not be in {bad}; nearest valid lengths: {near} "
-                f"(a multiple of {cfg.frame_len} wastes nothing)"
-            )
-        return whole * cfg.latent_len + ((halved + 1) // 2 if cfg.dual_path else halved)
+        return self.cfg.num_latents(frames)
 
     def encode_moments(self, x_BTCHW: Tensor) -> Tensor:
         """[B, T, 3, H, W] in [-1, 1] -> posterior moments [B, T', 2z, H/f, W/f], f = cfg.spatial_factor."""

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from stepvideo.diffusion.pipeline import LatentStats, Pipeline
+from stepvideo.diffusion.latent_stats import LatentStats
+from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.errors import ArtifactError, ConfigError, StepVideoError
 
@@ -85,7 +86,7 @@ def test_given_noise_is_used(pipe):
 def test_evaluations_are_counted(pipe, overrides, nfe):
     """17 at 10 steps and 14 at 8: notes/eval.md §0.6. The count is also that of the network's calls."""
     calls = []
-    hook = pipe.dit.register_forward_hook(lambda _m, _a, kw, out: calls.append(len(out)), with_kwargs=True)
+    hook = pipe.dit.module.register_forward_hook(lambda _m, _a, kw, out: calls.append(len(out)), with_kwargs=True)
     done = pipe.sample(PROMPTS, **overrides)
     hook.remove()
     assert done.nfe == nfe
@@ -96,7 +97,7 @@ def test_latent_statistics_are_undone_before_decoding(pipe, tiny_models):
     assert pipe.stats.std_z.tolist() == [0.5, 1, 1, 2]
     z = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(pipe.stats.normalise(pipe.stats.denormalise(z)), z)
-    raw = pipe.vae.decode(pipe.stats.denormalise(z)).clamp(-1, 1)
+    raw = pipe.vae.module.decode(pipe.stats.denormalise(z)).clamp(-1, 1)
     expected = ((raw + 1) * 127.5).round().permute(0, 1, 3, 4, 2).numpy()
     assert np.array_equal(pipe.decode(z), expected.astype(np.uint8))
     identity = LatentStats.read(tiny_models / "nowhere", 4)
@@ -107,7 +108,7 @@ def test_reconstruction_goes_through_the_vae(pipe):
     video = np.random.default_rng(0).integers(0, 256, (3, 17, 32, 32, 3), dtype=np.uint8)
     out = pipe.reconstruct(video, batch_size=2)
     x = torch.from_numpy(video[2:]).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-    expected = pipe.vae.decode(pipe.vae.encode(x, sample=False)).clamp(-1, 1)
+    expected = pipe.vae.module.decode(pipe.vae.module.encode(x, sample=False)).clamp(-1, 1)
     assert np.abs(out[2].astype(float) - ((expected[0] + 1) * 127.5).permute(0, 2, 3, 1).numpy()).max() <= 0.51
 
 

@@ -1,0 +1,50 @@
+"""What a video is generated from, beside noise: features of texts, and the first frame in image-to-video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepvideo.diffusion.image_condition import condition_latents
+from stepvideo.errors import StepVideoError
+
+Conditions = dict[str, Tensor]  # the text arguments of DiT.forward, [n, …]
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Texts and what the encoders make of them: row i of every tensor belongs to text i."""
+
+    texts: Sequence[str]
+    conditions: Conditions
+
+    def rows(self, texts: Sequence[str], device: torch.device) -> Conditions:
+        """The features of these texts, [len(texts), …].
+
+        Raises:
+            StepVideoError: names a text that was not encoded.
+        """
+        number = {t: i for i, t in enumerate(self.texts)}
+        if missing := [t for t in texts if t not in number]:
+            raise StepVideoError(
+                f"there are no text features of {missing[0]!r}; encode it too (negative prompts count)"
+            )
+        pick = [number[t] for t in texts]
+        return {k: v[pick].to(device) for k, v in self.conditions.items()}
+
+
+@dataclass(frozen=True)
+class FirstFrame:
+    """What image-to-video is conditioned on: normalised latents of each sample's image [n, z, h, w], and how much it is
+    to move."""
+
+    latents: Tensor
+    motion_score: float = 5.0
+
+    def arguments(self, rows: slice, frames: int, device: torch.device) -> dict[str, Any]:
+        first = self.latents[rows].to(device)
+        return {"condition_hidden_states": condition_latents(first, frames), "motion_score": self.motion_score}

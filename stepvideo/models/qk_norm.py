@@ -19,6 +19,7 @@ from stepvideo.models.rope import swap_halves
 
 Rope = tuple[Tensor, Tensor]
 Split = tuple[int, int, int]
+IN_PLACE_ELEMENTS = 2**26  # 256 MiB in fp32: enough to keep an accelerator busy
 
 
 def qk_norm(
@@ -26,11 +27,14 @@ def qk_norm(
 ) -> Tensor:
     """x / rms(x) · weight, rotated by the tables (cos, sin) [s, d] if given; fp32, same shape, contiguous.
 
+    Without gradients on an accelerator, `x` itself is overwritten and returned, in its own dtype.
     `split` gives the bands of the rotation (see `rope_tables`).
     """
     weight = weight_nd.float()[:, None, None, None, :]
     if x_nbhsd.device.type == "cpu":
         return _QKNorm.apply(x_nbhsd, weight, eps, rope, split)
+    if not torch.is_grad_enabled():
+        return qk_norm_(x_nbhsd, weight, eps, rope, split)
     return plain_qk_norm(x_nbhsd, weight, eps, rope, split)
 
 
@@ -38,6 +42,15 @@ def plain_qk_norm(x: Tensor, weight: Tensor, eps: float, rope: Rope | None, spli
     """The definition; `weight` broadcasts against `x`."""
     y = F.rms_norm(x.float(), x.shape[-1:], eps=eps) * weight
     return y if rope is None else torch.addcmul(y * rope[0], swap_halves(y, split), rope[1])
+
+
+def qk_norm_(x: Tensor, weight: Tensor, eps: float, rope: Rope | None, split: Split) -> Tensor:
+    """`plain_qk_norm` written into `x`, a few heads at a time: at the released size the fp32 copies of all heads would
+    take more memory than the rest of a block."""
+    heads = max(1, IN_PLACE_ELEMENTS // max(1, x[:, :, 0].numel()))
+    for part in x.split(heads, dim=2):
+        part.copy_(plain_qk_norm(part, weight, eps, rope, split))
+    return x
 
 
 class _QKNorm(torch.autograd.Function):

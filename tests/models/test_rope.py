@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stepvideo.models import qk_norm as module
 from stepvideo.models.attention import attention, key_bias, plain_attention
 from stepvideo.models.gelu import gelu_tanh
-from stepvideo.models.qk_norm import plain_qk_norm, qk_norm
+from stepvideo.models.qk_norm import plain_qk_norm, qk_norm, qk_norm_
 from stepvideo.models.rope import apply_rope, rope_tables, swap_halves
 
 CPU = torch.device("cpu")
@@ -119,3 +120,14 @@ def test_attention_of_many_tokens_takes_the_fused_kernel(monkeypatch):
     monkeypatch.setattr("stepvideo.models.attention.PLAIN_LOGITS", 0)
     monkeypatch.setattr("stepvideo.models.attention.plain_attention", None)
     torch.testing.assert_close(attention(q, k, v), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_qk_norm_in_place_equals_the_definition_bit_for_bit(dtype, monkeypatch):
+    monkeypatch.setattr(module, "IN_PLACE_ELEMENTS", 2 * 2 * 12 * 16)  # one head at a time
+    g = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 12, 5, 3, 16, generator=g).to(dtype).permute(3, 0, 2, 1, 4)
+    weight, rope = torch.randn(2, 1, 1, 1, 16, generator=g), rope_tables(3, 2, 2, (8, 4, 4), torch.device("cpu"))
+    expected, values = plain_qk_norm(qkv[:2], weight, 1e-6, rope, (8, 4, 4)).to(dtype), qkv[2].clone()
+    assert qk_norm_(qkv[:2], weight, 1e-6, rope, (8, 4, 4)).data_ptr() == qkv.data_ptr()
+    assert torch.equal(qkv[:2], expected) and torch.equal(qkv[2], values)

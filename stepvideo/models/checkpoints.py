@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from stepvideo import storage
 from stepvideo.errors import ArtifactError
-from stepvideo.models.config import CLIPImageConfig, CLIPTextConfig, DiTConfig, StepLLMConfig, VAEConfig
+from stepvideo.models.config import CLIPImageConfig, CLIPTextConfig, DiTConfig, StepLLMConfig, VAEConfig, saved
 from stepvideo.models.dit import DiT
 from stepvideo.models.weights import SHARD_BYTES, assign, read_tensors, save_tensors
 
@@ -48,7 +48,7 @@ def save_dit(model: DiT, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
     folder = Path(root) / "transformer"
     config = {"_class_name": "StepVideoModel", **DIFFUSERS, "attention_type": "parallel", **DIT_FIXED}
     save_tensors(model.state_dict(), folder, "diffusion_pytorch_model", shard_bytes)
-    _write_json(folder / "config.json", config | asdict(model.cfg))
+    _write_json(folder / "config.json", config | saved(model.cfg))
 
 
 def load_dit(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> DiT:
@@ -74,7 +74,7 @@ def save_vae(model: VideoVAE, root: Path, shard_bytes: int = SHARD_BYTES) -> Non
     """Write `root/vae`: `vae_v2` with the dual path (8×16×16), `vae` without (4×8×8), as the release names them."""
     folder = Path(root) / "vae"
     save_tensors(model.state_dict(), folder, _vae_stem(model.cfg), shard_bytes)
-    _write_json(folder / "config.json", {"_class_name": "VideoVAE", **asdict(model.cfg)})
+    _write_json(folder / "config.json", {"_class_name": "VideoVAE", **saved(model.cfg)})
 
 
 def load_vae(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> VideoVAE:

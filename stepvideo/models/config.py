@@ -5,7 +5,7 @@ Defaults are the released models; every field name that a released config.json h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from math import gcd
 from typing import Any
 
@@ -14,6 +14,22 @@ def _positive(cfg: Any, name: str) -> None:
     value = getattr(cfg, name)
     if value <= 0:
         raise ValueError(f"{name}={value}: give a number above 0")
+
+
+def _one_of(cfg: Any, name: str, *known: str) -> None:
+    if getattr(cfg, name) not in known:
+        raise ValueError(f"{name}={getattr(cfg, name)!r}: give one of {', '.join(known)}")
+
+
+def variant(default: Any) -> Any:
+    """A field that the released configs do not have: saved only when it is not at its default."""
+    return field(default=default, metadata={"variant": True})
+
+
+def saved(cfg: Any) -> dict[str, Any]:
+    """What a config.json holds of a network's config: all fields but the variants at their defaults."""
+    kept = [f.name for f in fields(cfg) if not f.metadata.get("variant") or getattr(cfg, f.name) != f.default]
+    return {name: value for name, value in asdict(cfg).items() if name in kept}
 
 
 @dataclass
@@ -144,6 +160,10 @@ class DiTConfig:
     Field names are those of the released `transformer/config.json`. `use_additional_conditions` selects the
     image-to-video form: the input is [noisy latent | condition latent] on channels, and a motion score joins the
     timestep embedding.
+
+    The last three select what the report compares with (§10.1) or prints (Table 1) and did not release.
+    `attention="spatial_temporal"`: even blocks attend within a frame, odd ones across frames; same parameters.
+    `block="mmdit"`: text and video have weights of their own and meet in one attention; there is no cross-attention.
     """
 
     num_attention_heads: int = 48
@@ -155,6 +175,9 @@ class DiTConfig:
     norm_eps: float = 1e-6  # of the output norm, the caption norm and the QK norm; the block norms have 1e-5
     caption_channels: list[int] = field(default_factory=lambda: [6144, 1024])  # [Step-LLM] or [Step-LLM, CLIP]
     use_additional_conditions: bool = False
+    attention: str = variant("full")  # full | spatial_temporal
+    block: str = variant("cross")  # cross | mmdit
+    block_norm: str = variant("layer_norm")  # layer_norm | rms_norm
 
     def __post_init__(self) -> None:
         for name in ("num_attention_heads", "num_layers", "in_channels", "out_channels", "patch_size"):
@@ -167,6 +190,14 @@ class DiTConfig:
         if len(self.caption_channels) not in (1, 2) or min(self.caption_channels) <= 0:
             raise ValueError(
                 f"caption_channels={self.caption_channels}: give [Step-LLM width] or [Step-LLM width, CLIP width]"
+            )
+        _one_of(self, "attention", "full", "spatial_temporal")
+        _one_of(self, "block", "cross", "mmdit")
+        _one_of(self, "block_norm", "layer_norm", "rms_norm")
+        if self.attention == "spatial_temporal" and (self.num_layers % 2 or self.block == "mmdit"):
+            raise ValueError(
+                f"attention='spatial_temporal' alternates two kinds of cross blocks; num_layers={self.num_layers} and "
+                f"block={self.block!r} do not fit: give an even number of layers and block='cross'"
             )
 
     @property

@@ -1,9 +1,10 @@
 """The DiT of Step-Video-T2V: 3D full attention, AdaLN-single, two text streams (report §4.3), as released.
 
 Parameter names and shapes equal the released `StepVideoModel` at any width. Where it differs from the report, the
-release counts: the block norms are affine LayerNorms, and only queries and keys have an RMSNorm.
+release counts: the block norms are affine LayerNorms, and only queries and keys have an RMSNorm. The forms that the
+report compares it with (§10.1) are options of `DiTConfig`.
 
-Legend: b batch, f frames, c channels, h height, w width, s video tokens (f·h·w), l text tokens, n heads, d inner width.
+Legend: b batch, f frames, c channels, h height, w width, s video tokens (f·h·w), l text tokens, d inner width.
 """
 
 from __future__ import annotations
@@ -12,94 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepvideo.models.attention import attention, key_bias
+from stepvideo.models.attention import key_bias
 from stepvideo.models.config import DiTConfig
-from stepvideo.models.layers import AdaLNSingle, FeedForward, PatchEmbed, RMSNorm, TextProjection, unpatchify
-from stepvideo.models.qk_norm import qk_norm
+from stepvideo.models.dit_blocks import Block, SelfAttention, modulate, modulation, rope_split
+from stepvideo.models.dit_variants import JointBlock, SpatialAttention, TemporalAttention
+from stepvideo.models.layers import AdaLNSingle, PatchEmbed, TextProjection, unpatchify
 from stepvideo.models.rope import rope_tables
 
-QK_EPS = 1e-6
-BLOCK_NORM_EPS = 1e-5
 
-
-class SelfAttention(nn.Module):
-    """Full attention over all video tokens; the fused projection holds (q | k | v) inside each head.
-
-    The number of heads is read from the projection, so that a shard of the heads works alone. `attend` is `attention`
-    unless a parallel plan replaces it.
-    """
-
-    def __init__(self, cfg: DiTConfig) -> None:
-        super().__init__()
-        d, hd = cfg.inner_dim, cfg.attention_head_dim
-        self.head_dim, self.split = hd, _split(cfg)
-        self.attend = attention
-        self.wqkv = nn.Linear(d, 3 * d, bias=False)
-        self.wo = nn.Linear(d, d, bias=False)
-        self.q_norm = RMSNorm(hd, QK_EPS)
-        self.k_norm = RMSNorm(hd, QK_EPS)
-
-    def forward(self, x_bsd: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        qkv = self.wqkv(x_bsd).unflatten(-1, (-1, 3, self.head_dim)).permute(3, 0, 2, 1, 4)
-        weights = torch.stack([self.q_norm.weight, self.k_norm.weight])
-        q, k = qk_norm(qkv[:2], weights, QK_EPS, rope, self.split)
-        return self.wo(self.attend(q, k, qkv[2]))
-
-
-class CrossAttention(nn.Module):
-    """Video tokens read the text; (k | v) inside each head, QK-norm, no positions."""
-
-    def __init__(self, cfg: DiTConfig) -> None:
-        super().__init__()
-        d, hd = cfg.inner_dim, cfg.attention_head_dim
-        self.head_dim = hd
-        self.wq = nn.Linear(d, d, bias=False)
-        self.wkv = nn.Linear(d, 2 * d, bias=False)
-        self.wo = nn.Linear(d, d, bias=False)
-        self.q_norm = RMSNorm(hd, QK_EPS)
-        self.k_norm = RMSNorm(hd, QK_EPS)
-
-    def forward(self, x_bsd: Tensor, text_bld: Tensor, bias: Tensor | None) -> Tensor:
-        q = self.wq(x_bsd).unflatten(-1, (1, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
-        kv = self.wkv(text_bld).unflatten(-1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4)
-        q = qk_norm(q, self.q_norm.weight[None], QK_EPS)[0]
-        k = qk_norm(kv[:1], self.k_norm.weight[None], QK_EPS)[0]
-        return self.wo(attention(q, k, kv[1], bias))
-
-
-def _split(cfg: DiTConfig) -> tuple[int, int, int]:
-    time, height, width = cfg.rope_split
-    return time, height, width
-
-
-class Block(nn.Module):
-    """Self-attention and feed-forward, modulated and gated by the timestep; cross-attention between them, neither."""
-
-    def __init__(self, cfg: DiTConfig) -> None:
-        super().__init__()
-        d = cfg.inner_dim
-        self.scale_shift_table = nn.Parameter(torch.zeros(6, d))
-        self.norm1 = nn.LayerNorm(d, eps=BLOCK_NORM_EPS)
-        self.attn1 = SelfAttention(cfg)
-        self.attn2 = CrossAttention(cfg)
-        self.norm2 = nn.LayerNorm(d, eps=BLOCK_NORM_EPS)
-        self.ff = FeedForward(d)
-
-    def forward(
-        self, x_bsd: Tensor, time_b6d: Tensor, text_bld: Tensor, bias: Tensor | None, rope: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        modulation = (self.scale_shift_table + time_b6d).unsqueeze(2).unbind(1)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation
-        h = modulate(self.norm1(x_bsd), shift_msa, scale_msa)
-        x_bsd = torch.addcmul(x_bsd, gate_msa, self.attn1(h, rope))
-        x_bsd = x_bsd + self.attn2(x_bsd, text_bld, bias)
-        h = modulate(self.norm2(x_bsd), shift_mlp, scale_mlp)
-        return torch.addcmul(x_bsd, gate_mlp, self.ff(h))
-
-
-def modulate(x_bsd: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x · (1 + scale) + shift."""
-    return torch.addcmul(shift, x_bsd, 1 + scale)
+def blocks(cfg: DiTConfig) -> list[nn.Module]:
+    """The transformer blocks; each maps (tokens, time, text, bias, rope) to new tokens, or to new (tokens, text)."""
+    if cfg.block == "mmdit":
+        return [JointBlock(cfg, last=i == cfg.num_layers - 1) for i in range(cfg.num_layers)]
+    kinds = [SelfAttention] if cfg.attention == "full" else [SpatialAttention, TemporalAttention]
+    return [Block(cfg, kinds[i % len(kinds)]) for i in range(cfg.num_layers)]
 
 
 class DiT(nn.Module):
@@ -111,7 +38,7 @@ class DiT(nn.Module):
         d = cfg.inner_dim
         self.scale_shift_table = nn.Parameter(torch.zeros(2, d))
         self.pos_embed = PatchEmbed(cfg.patch_channels, d, cfg.patch_size)
-        self.transformer_blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.num_layers))
+        self.transformer_blocks = nn.ModuleList(blocks(cfg))
         self.proj_out = nn.Linear(d, cfg.patch_size**2 * cfg.out_channels)
         self.adaln_single = AdaLNSingle(d, motion=cfg.use_additional_conditions)
         self.caption_projection = TextProjection(cfg.caption_channels[0], d)
@@ -150,11 +77,16 @@ class DiT(nn.Module):
         x = self.pos_embed(x.to(self.dtype))
         time, emb = self.adaln_single(timestep, self._motion(motion_score, b, x.device))
         text, mask = self._text(encoder_hidden_states, encoder_hidden_states_2, encoder_attention_mask)
+        if mask is not None and cfg.block == "mmdit":  # its keys are the video's, all attended, then the text's
+            mask = F.pad(mask, (x.shape[1], 0), value=1)
         bias = key_bias(mask)
-        rope = rope_tables(f, h, w, _split(cfg), x.device)
-        for block in self.transformer_blocks:
-            x = block(x, time, text, bias, rope)
-        shift, scale = (self.scale_shift_table + emb[:, None]).unsqueeze(2).unbind(1)
+        grids = [(f, h, w)] if cfg.attention == "full" else [(1, h, w), (f, 1, 1)]
+        ropes = [rope_tables(*grid, rope_split(cfg), x.device) for grid in grids]
+        for i, block in enumerate(self.transformer_blocks):
+            x = block(x, time, text, bias, ropes[i % len(ropes)])
+            if cfg.block == "mmdit":
+                x, text = x
+        shift, scale = modulation(self.scale_shift_table, emb[:, None])
         x = modulate(F.layer_norm(x, (cfg.inner_dim,), eps=cfg.norm_eps), shift, scale)
         return unpatchify(self.proj_out(x), f, h, w, cfg.patch_size)
 
@@ -225,7 +157,7 @@ class DiT(nn.Module):
                     p[2], p[5] = gate, gate
             else:
                 fan_in = p.shape[1:].numel()
-                residual = name.endswith(("attn1.wo.weight", "ff.net.2.weight"))
+                residual = name.endswith((".wo.weight", ".ff.net.2.weight"))
                 nn.init.trunc_normal_(
                     p, std=(depth if residual else 1) ** -0.5 * fan_in**-0.5, a=-10, b=10, generator=generator
                 )

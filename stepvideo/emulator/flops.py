@@ -15,9 +15,14 @@ def block_flops(cfg: DiTConfig, frames: int, height: int, width: int, text_len: 
 
     Per layer, with S video tokens, T text tokens, width d:
     28·S·d² (self q, k, v, o; cross q, o; feed-forward) + 4·T·d² (cross k, v) + 4·S²·d + 4·S·T·d (the two attentions).
+    Spatial-temporal attention over F frames: S² becomes the mean of S·S/F and S·F. MMDiT: 24·(S + T)·d² + 4·(S + T)²·d,
+    but the last layer's text has keys and values only.
     """
-    s, t, d = video_tokens(cfg, frames, height, width), text_len, cfg.inner_dim
-    return cfg.num_layers * (28 * s * d * d + 4 * t * d * d + 4 * s * s * d + 4 * s * t * d)
+    s, t, d, layers = video_tokens(cfg, frames, height, width), text_len, cfg.inner_dim, cfg.num_layers
+    if cfg.block == "mmdit":
+        return layers * (24 * (s + t) * d * d + 4 * (s + t) ** 2 * d) - 20 * t * d * d - 4 * t * (s + t) * d
+    seen = layers * s if cfg.attention == "full" else layers // 2 * (s // frames + frames)
+    return layers * (28 * s * d * d + 4 * t * d * d + 4 * s * t * d) + 4 * seen * s * d
 
 
 def flops(cfg: DiTConfig, frames: int, height: int, width: int, text_len: int, clip_len: int = 0) -> int:

@@ -11,9 +11,10 @@ from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
 
 
+@pytest.mark.parametrize("variant", [{}, {"attention": "spatial_temporal"}, {"block": "mmdit"}])
 @pytest.mark.parametrize("image_to_video", [False, True])
-def test_equals_torchs_count(image_to_video):
-    cfg = DiTConfig(4, 32, 3, 8, 6, 2, caption_channels=[48, 24], use_additional_conditions=image_to_video)
+def test_equals_torchs_count(image_to_video, variant):
+    cfg = DiTConfig(4, 32, 4, 8, 6, 2, caption_channels=[48, 24], use_additional_conditions=image_to_video, **variant)
     with torch.device("meta"):
         model = DiT(cfg)
         extra = {"condition_hidden_states": torch.zeros(1, 3, 8, 4, 6), "motion_score": 5.0} if image_to_video else {}

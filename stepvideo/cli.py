@@ -12,23 +12,11 @@ from pathlib import Path
 
 from stepvideo import __version__
 from stepvideo.errors import StageFailed, StepVideoError
+from stepvideo.inference import arguments
 
 OVERRIDES = 'settings, for example: profile=smoke stages.sft.steps=50 cluster=debug raw=DIR (see conf/ and "plan")'
 
 REF = "stage, stage/key, a path, or model@alias of the registry"
-SAMPLING = (
-    ("steps", int, "sampling steps; the model says, if not given, here and below"),
-    ("cfg", float, "guidance scale, 1 for none"),
-    ("time_shift", float, "shift of the time grid"),
-    ("cfg_schedule", str, "constant or diminishing"),
-    ("frames", int, "length in frames"),
-    ("height", int, "in pixels"),
-    ("width", int, "in pixels"),
-    ("seed", int, "of the noise (0)"),
-    ("fps", float, "frames a second of the file (25)"),
-    ("device", str, "auto, cpu or cuda"),
-    ("precision", str, "bf16 or fp32"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,15 +93,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON")
     _add_store(sub)
 
-    sub = command("generate", _generate, "a video from a Chinese or English prompt")
-    sub.add_argument("prompt", metavar="PROMPT", help='for example "一个红色的圆向右移动"')
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE.mp4")
-    sub.add_argument("--model", default="", metavar="REF", help=REF + "; by default the most refined one")
-    sub.add_argument("--negative", metavar="PROMPT", help="what the video should not look like")
-    for name, kind, text in SAMPLING:
-        sub.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=text)
+    sub = command("generate", _generate, arguments.HELP)
+    arguments.add_arguments(sub)
+    _add_model(sub)
     _add_store(sub)
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    text = REF + ", or a folder in the released layout"
+    parser.add_argument("--model", default="", metavar="REF", help=text + "; by default the most refined one")
+    parser.add_argument("--vae", default="", metavar="REF", help="the VAE, if not the model's own")
+    parser.add_argument("--text", default="", metavar="REF", help="the text encoders, if not the model's own")
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -165,9 +156,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace) -> int:
     from flows.generate import generate_command
 
-    given = {name: getattr(args, name) for name, _, _ in SAMPLING} | {"negative": args.negative}
-    settings = {k: v for k, v in given.items() if v is not None}
-    return generate_command(args.store, args.prompt, args.out, args.model, settings)
+    return generate_command(args)
 
 
 if __name__ == "__main__":

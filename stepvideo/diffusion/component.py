@@ -63,7 +63,7 @@ class Component(Generic[C, M]):
         _free(self.device)
 
     def _enter(self) -> M:
-        if self.rest == "host":
+        if self.rest == "host" and not self._users:
             self.module.to(self.device)
         return self.module
 

@@ -24,7 +24,7 @@ from stepvideo.diffusion.image_condition import cover_crop
 from stepvideo.diffusion.latent_stats import LatentStats
 from stepvideo.diffusion.noise import generator, noise
 from stepvideo.diffusion.pixels import to_float, to_uint8
-from stepvideo.diffusion.sampling import Sampling
+from stepvideo.diffusion.sampling import RELEASED_IMAGE_TO_VIDEO_FRAMES, Sampling
 from stepvideo.diffusion.schedule import sigmas
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.models import checkpoints
@@ -86,7 +86,8 @@ class Pipeline:
         if precision not in ("bf16", "fp32"):
             raise StepVideoError(f"precision={precision!r}: choose bf16 or fp32")
         where = best_device(device)
-        dtype = None if precision == "bf16" and supports_bf16(where) else torch.float32
+        precision = precision if supports_bf16(where) else "fp32"
+        dtype = torch.float32 if precision == "fp32" else None
         dit_cfg, vae_cfg = checkpoints.dit_config(transformer), checkpoints.vae_config(vae)
         widths = [checkpoints.step_llm_config(text).hidden_size, checkpoints.clip_text_config(text).hidden_size]
         if dit_cfg.in_channels != vae_cfg.z_channels:
@@ -99,12 +100,13 @@ class Pipeline:
                 f"the transformer in {transformer} reads text features of widths {list(dit_cfg.caption_channels)}, the "
                 f"encoders in {text} give {widths}; give the encoders that it was trained with"
             )
+        released = Sampling(frames=RELEASED_IMAGE_TO_VIDEO_FRAMES) if dit_cfg.use_additional_conditions else Sampling()
         return cls(
             Component(dit_cfg, lambda d: checkpoints.load_dit(transformer, d, dtype).requires_grad_(False), where),
             Component(vae_cfg, lambda d: checkpoints.load_vae(vae, d, dtype).requires_grad_(False), where),
             Component(widths, partial(read_text_encoders, text), where),
             LatentStats.read(transformer, dit_cfg.in_channels),
-            Sampling.read(transformer),
+            Sampling.read(transformer, released),
             where,
             precision,
         )
@@ -186,6 +188,7 @@ class Pipeline:
         features: TextFeatures | None = None,
         image: FirstFrame | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        settings: Sampling | None = None,
         **overrides: Any,
     ) -> Samples:
         """One sample a prompt.
@@ -198,14 +201,15 @@ class Pipeline:
             features: of all prompts and the negative one; the text encoders are not used then.
             image: for an image-to-video model, and only for one.
             on_step: called with (steps done, steps in all) after every step of every batch.
+            settings: instead of the model's defaults.
             overrides: fields of `Sampling` (frames, height, width, steps, cfg, time_shift, cfg_schedule); what is not
                 given, 0 or None takes the model's default.
 
         Raises:
             StepVideoError: a size that the VAE cannot code, an unknown token, an impossible value.
         """
-        sampling = self.defaults.with_(overrides)
-        self._check_image(image)
+        sampling = (settings or self.defaults).with_(overrides)
+        self.check_image(image is not None)
         times = sigmas(sampling.steps, sampling.time_shift)
         guidance = sampling.guidance
         nfe = evaluations(guidance, times)
@@ -245,12 +249,11 @@ class Pipeline:
                 latents.append(done.latents.cpu())
         return Samples(torch.cat(latents), sampling, nfe)
 
-    def _check_image(self, image: FirstFrame | None) -> None:
-        if (image is not None) != self.dit.cfg.use_additional_conditions:
-            kind, fix = (
-                ("an image-to-video", "give an image") if image is None else ("a text-to-video", "give no image")
-            )
-            raise StepVideoError(f"this is {kind} model: {fix}, or choose another model")
+    def check_image(self, given: bool) -> None:
+        """Raises StepVideoError when there is an image where none belongs, or none where one does."""
+        if given != self.dit.cfg.use_additional_conditions:
+            state = "a text-to-video model: give no image" if given else "an image-to-video model: give an image"
+            raise StepVideoError(f"this is {state}, or choose another model")
 
     @torch.no_grad()
     def decode(self, latents_nfzhw: Tensor, batch_size: int = 8) -> np.ndarray:
@@ -274,7 +277,7 @@ class Pipeline:
 
     def _autocast(self, network: nn.Module) -> AbstractContextManager[Any]:
         """bf16 arithmetic on fp32 weights; weights saved in bf16 compute in it anyway."""
-        wanted = self.precision == "bf16" and supports_bf16(self.device) and _dtype(network) == torch.float32
+        wanted = self.precision == "bf16" and _dtype(network) == torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
 
 

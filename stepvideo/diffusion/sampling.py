@@ -18,6 +18,9 @@ from stepvideo.errors import ArtifactError, ConfigError
 FILE = "sampling.json"
 
 
+RELEASED_IMAGE_TO_VIDEO_FRAMES = 102
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Defaults are those of the released text-to-video model (204 frames of 544×992, 50 steps, guidance 9, shift 13).
@@ -66,15 +69,15 @@ class Sampling:
         storage.write_json(Path(root) / FILE, asdict(self))
 
     @classmethod
-    def read(cls, root: Path) -> Sampling:
-        """The defaults of the model in `root`.
+    def read(cls, root: Path, released: Sampling | None = None) -> Sampling:
+        """The defaults of the model in `root`, or what was recommended for the released one.
 
         Raises:
             ArtifactError: the file is damaged or holds an impossible value.
         """
         path = Path(root) / FILE
         if not path.exists():
-            return cls()
+            return released or cls()
         try:
             return cls().with_(storage.read_json(path))
         except (ConfigError, AttributeError, TypeError) as e:

@@ -1,97 +1,123 @@
-"""Text → a video file: what `stepvideo generate` calls."""
+"""Requests → files: what `stepvideo generate` calls. A long batch that was interrupted goes on where it stopped."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepvideo.data.show import MIN_SIDE, enlarge
-from stepvideo.data.video_io import write_image, write_video
-from stepvideo.diffusion.pipeline import Pipeline
-from stepvideo.diffusion.sampling import Sampling
+from stepvideo.data.show import MIN_SIDE
 from stepvideo.errors import ArtifactError, StepVideoError
-
-VIDEO, IMAGE = (".mp4",), (".png",)
+from stepvideo.inference.outputs import check_name, read_made_by, write_output
+from stepvideo.inference.pipeline import StepVideoPipeline
+from stepvideo.inference.requests import Request
+from stepvideo.inference.settings import Settings
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What was written, at which settings, and what it cost."""
+    """One request's file, how it was made and what it cost."""
 
     path: Path
-    sampling: Sampling
-    seed: int
+    settings: Settings
     nfe: int  # network evaluations
-    seconds: float  # of sampling and decoding
-    load_seconds: float
+    seconds: float  # of sampling, decoding and writing; 0 when the file was there already
+    cached: bool = False
 
 
 def generate(
-    prompt: str,
-    out: Path | str,
-    model_dir: Path | str,
-    vae_dir: Path | str,
-    text_dir: Path | str,
+    pipe: StepVideoPipeline,
+    requests: Sequence[Request],
     *,
-    seed: int = 0,
-    negative: str = "",
     fps: float = 25,
+    preview: str = "",
     min_side: int = MIN_SIDE,
-    device: str = "auto",
-    precision: str = "bf16",
+    overwrite: bool = False,
+    lineage: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
-    **overrides: Any,
-) -> Generated:
-    """Generate one video and write it whole or not at all.
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[Generated]:
+    """Generate what is not there yet. Every request is checked before the first is begun.
 
     Args:
-        prompt: Chinese or English.
-        out: an .mp4 (h264, plays everywhere); an .png for a model of still images, or with frames=1.
-        model_dir, vae_dir, text_dir: artifact directories in the released layout; may be one and the same.
-        fps: frames per second of the file.
-        min_side: smaller videos are enlarged by a whole factor, because players blur them; 0 keeps the size.
-        overrides: frames, height, width, steps, cfg, time_shift, cfg_schedule; what is not given, the model says.
+        fps, preview, min_side: see `write_output`.
+        overwrite: replace a file that other settings made; one of the same settings is kept in any case.
+        lineage: goes into every file's metadata beside the settings and the digest of the weights.
+        say: told each notice and each finished file.
+        on_step: called with (steps done, steps in all) over all requests.
 
     Raises:
-        ArtifactError: a model file is missing or damaged, or `out` cannot be written.
-        StepVideoError: an empty prompt or one with an unknown token, a size that the VAE cannot code, a file type.
+        ArtifactError: a model file is missing or damaged, or an output cannot be written.
+        StepVideoError: an impossible setting, a file type, an existing file that other settings made.
     """
-    path = Path(out)
-    if not prompt.strip():
-        raise StepVideoError('the prompt is empty; describe a video, for example "一个红色的圆向右移动"')
-    _check_folders({"transformer": model_dir, "vae": vae_dir, "step_llm": text_dir})
-    started = time.perf_counter()
-    pipe = Pipeline.load(Path(model_dir), Path(vae_dir), Path(text_dir), device, precision)
-    sampling = pipe.defaults.with_(overrides)
-    kinds = IMAGE if sampling.frames == 1 else VIDEO
-    if path.suffix.lower() not in kinds:
-        raise StepVideoError(
-            f"cannot write {sampling.frames} frames to {path.name}; use a name that ends in {kinds[0]}"
-        )
-    if not path.absolute().parent.is_dir():
-        raise StepVideoError(f"there is no folder {path.absolute().parent}; create it or choose another --out")
-    loaded = time.perf_counter()
-    done = pipe.sample([prompt], seed=seed, negative=negative, **overrides)
-    video = pipe.decode(done.latents)[0]
-    shown = enlarge(video, min_side) if min_side else video
-    if sampling.frames == 1:
-        write_image(path, shown[0])
-    else:
-        write_video(path, shown, fps)
-    result = Generated(path, sampling, seed, done.nfe, time.perf_counter() - loaded, loaded - started)
-    say(
-        f"{path}: {sampling.frames} frames of {sampling.height}x{sampling.width}, {sampling.steps} steps, "
-        f"{result.nfe} evaluations, {result.seconds:.1f} s (and {result.load_seconds:.1f} s to load)"
-    )
-    return result
+    plans = [_plan(pipe, r) for r in requests]
+    for request, (settings, notices) in zip(requests, plans):
+        check_name(request.out, settings.sampling.frames)
+        for notice in notices:
+            say(f"{request.out.name}: {notice}")
+    _check_distinct(requests)
+    made_by = [_made_by(pipe, settings, fps, lineage or {}) for settings, _ in plans]
+    todo = [not _is_there(r.out, made, overwrite) for r, made in zip(requests, made_by)]
+    texts = [s.text for (s, _), wanted in zip(plans, todo) if wanted]
+    negatives = {s.negative_prompt for (s, _), wanted in zip(plans, todo) if wanted}
+    for notice in pipe.text_notices(list(dict.fromkeys(texts))):
+        say(notice)
+    features = pipe.encode([*texts, *negatives]) if texts else None
+    total = sum(s.sampling.steps for (s, _), wanted in zip(plans, todo) if wanted)
+    results, done = [], 0
+    for request, (settings, _), made, wanted in zip(requests, plans, made_by, todo):
+        if not wanted:
+            results.append(Generated(request.out, settings, 0, 0.0, cached=True))
+            say(f"{request.out}: there already, made with these settings")
+            continue
+        started = time.perf_counter()
+
+        def count(step: int, _steps: int, before: int = done) -> None:
+            if on_step is not None:
+                on_step(before + step, total)
+
+        arguments = {**request.options, **({"image": request.image} if request.image else {})}
+        out = pipe(request.prompt, seed=request.seed, prompt_embeds=features, callback_on_step_end=count, **arguments)
+        write_output(request.out, out.frames[0], made, fps, preview, min_side)
+        seconds = time.perf_counter() - started
+        results.append(Generated(request.out, settings, out.nfe, seconds))
+        done += settings.sampling.steps
+        s = settings.sampling
+        cost = f"{s.steps} steps, {out.nfe} evaluations, {seconds:.1f} s"
+        say(f"{request.out}: {s.frames} frames of {s.height}x{s.width}, {cost}")
+    return results
 
 
-def _check_folders(wanted: dict[str, Path | str]) -> None:
-    for part, folder in wanted.items():
-        if not (Path(folder) / part).is_dir():
-            raise ArtifactError(
-                f"{folder} holds no {part}/; train a model first (make demo), or give the folder of a released one"
-            )
+def _plan(pipe: StepVideoPipeline, request: Request) -> tuple[Settings, list[str]]:
+    plan, notices, _ = pipe.plan(request.prompt, seed=request.seed, image=request.image or None, **request.options)
+    return plan[0], notices
+
+
+def _made_by(pipe: StepVideoPipeline, settings: Settings, fps: float, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    return {**settings.to_dict(), "fps": fps, "precision": pipe.engine.precision, "weights": pipe.digest, **lineage}
+
+
+def _is_there(path: Path, made_by: Mapping[str, Any], overwrite: bool) -> bool:
+    if not path.exists():
+        return False
+    try:
+        found = read_made_by(path)
+    except ArtifactError:
+        found = {}
+    if {k: found.get(k) for k in made_by} == dict(made_by):
+        return True
+    if not overwrite:
+        changed = sorted(k for k in made_by if found.get(k) != made_by[k]) if found else []
+        how = f"with other settings ({', '.join(changed)})" if changed else "by something else"
+        raise StepVideoError(f"{path} was made {how}; choose another --out, or --overwrite")
+    return False
+
+
+def _check_distinct(requests: Sequence[Request]) -> None:
+    seen: set[Path] = set()
+    for request in requests:
+        if request.out in seen:
+            raise StepVideoError(f"two requests would write {request.out}; give them different names")
+        seen.add(request.out)

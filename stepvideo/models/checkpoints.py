@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,8 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from stepvideo import storage
-from stepvideo.errors import ArtifactError
-from stepvideo.models.config import CLIPImageConfig, CLIPTextConfig, DiTConfig, StepLLMConfig, VAEConfig, saved
+from stepvideo.models.config import CLIPImageConfig, VAEConfig, saved
+from stepvideo.models.config_files import (
+    BERT_FIXED,
+    DIT_FIXED,
+    clip_text_config,
+    dit_config,
+    read_config,
+    step_llm_config,
+    vae_config,
+)
 from stepvideo.models.dit import DiT
 from stepvideo.models.weights import SHARD_BYTES, assign, read_tensors, save_tensors
 
@@ -35,11 +43,8 @@ if TYPE_CHECKING:
     from stepvideo.models.video_vae import VideoVAE
 
 M = TypeVar("M", bound=nn.Module)
-C = TypeVar("C")
 
 DIFFUSERS = {"_diffusers_version": "0.31.0"}
-DIT_FIXED = {"dropout": 0.0, "norm_elementwise_affine": False, "norm_type": "ada_norm_single"}
-BERT_FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
 CLIP_UNUSED = ("visual.", "bert.pooler.", "bert.embeddings.position_ids")
 
 
@@ -62,14 +67,6 @@ def load_dit(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
     return _load(model, *read_tensors(folder, "diffusion_pytorch_model"), folder, device, dtype)
 
 
-def dit_config(root: Path) -> DiTConfig:
-    """What `root/transformer/config.json` says, without the weights."""
-    folder = Path(root) / "transformer"
-    data = storage.read_json(folder / "config.json")
-    known = {"_class_name", "_diffusers_version", "_name_or_path", "attention_type", *DIT_FIXED}
-    return _config(DiTConfig, data, folder, fixed=DIT_FIXED, known=known)
-
-
 def save_vae(model: VideoVAE, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Write `root/vae`: `vae_v2` with the dual path (8×16×16), `vae` without (4×8×8), as the release names them."""
     folder = Path(root) / "vae"
@@ -83,13 +80,6 @@ def load_vae(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
 
     folder, cfg = Path(root) / "vae", vae_config(root)
     return _load(_meta(VideoVAE, cfg), *read_tensors(folder, _vae_stem(cfg)), folder, device, dtype)
-
-
-def vae_config(root: Path) -> VAEConfig:
-    """What `root/vae/config.json` says, without the weights."""
-    folder = Path(root) / "vae"
-    data = storage.read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    return _config(VAEConfig, data, folder, known={"_class_name"})
 
 
 def _vae_stem(cfg: VAEConfig) -> str:
@@ -111,12 +101,6 @@ def load_step_llm(root: Path, device: torch.device | str = "cpu", dtype: torch.d
     return _load(_meta(StepLLM, step_llm_config(root)), *read_tensors(folder, "model"), folder, device, dtype)
 
 
-def step_llm_config(root: Path) -> StepLLMConfig:
-    """What `root/step_llm/config.json` says, without the weights."""
-    folder = Path(root) / "step_llm"
-    return _config(StepLLMConfig, storage.read_json(folder / "config.json"), folder)
-
-
 def save_clip_text(model: CLIPTextEncoder, root: Path) -> None:
     """Write `root/hunyuan_clip/clip_text_encoder`."""
     folder = Path(root) / "hunyuan_clip" / "clip_text_encoder"
@@ -136,12 +120,6 @@ def load_clip_text(root: Path, device: torch.device | str = "cpu", dtype: torch.
     return _load(_meta(CLIPTextEncoder, cfg), tensors, origin, folder, device, dtype)
 
 
-def clip_text_config(root: Path) -> CLIPTextConfig:
-    """What `root/hunyuan_clip/clip_text_encoder/config.json` says, without the weights."""
-    folder = Path(root) / "hunyuan_clip" / "clip_text_encoder"
-    return _config(CLIPTextConfig, storage.read_json(folder / "config.json"), folder, fixed=BERT_FIXED)
-
-
 def save_clip_image(model: CLIPImageEncoder, root: Path) -> None:
     """Write `root/hunyuan_clip/clip_image_encoder`."""
     folder = Path(root) / "hunyuan_clip" / "clip_image_encoder"
@@ -156,7 +134,7 @@ def load_clip_image(
     from stepvideo.models.clip import CLIPImageEncoder
 
     folder = Path(root) / "hunyuan_clip" / "clip_image_encoder"
-    cfg = _config(CLIPImageConfig, storage.read_json(folder / "config.json"), folder, known={"_class_name"})
+    cfg = read_config(CLIPImageConfig, storage.read_json(folder / "config.json"), folder, known={"_class_name"})
     return _load(_meta(CLIPImageEncoder, cfg), *read_tensors(folder, "model"), folder, device, dtype)
 
 
@@ -180,28 +158,6 @@ def save_model_index(root: Path, image_to_video: bool = False) -> None:
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
     """As diffusers writes them: sorted keys, two spaces."""
     storage.write_atomic(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
-
-
-def _config(
-    cls: type[C],
-    data: Mapping[str, Any],
-    folder: Path,
-    fixed: Mapping[str, Any] | None = None,
-    known: set[str] | None = None,
-) -> C:
-    """A typed config from a config.json; `fixed` keys must have that value; other keys are errors where `known` is
-    given."""
-    path = folder / "config.json"
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    for key, value in (fixed or {}).items():
-        if data.get(key, value) != value:
-            raise ArtifactError(f"{path}: {key} is {data[key]!r}; only {value!r} is implemented")
-    if known is not None and (unknown := sorted(set(data) - names - known)):
-        raise ArtifactError(f"{path}: unknown keys {', '.join(unknown)}; it is not the config of a {cls.__name__}")
-    try:
-        return cls(**{k: v for k, v in data.items() if k in names})
-    except (TypeError, ValueError) as e:
-        raise ArtifactError(f"{path}: {e}") from e
 
 
 def _meta(cls: type[M], cfg: Any) -> M:

@@ -6,7 +6,7 @@ Defaults are the released models; every field name that a released config.json h
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from math import gcd
+from math import ceil, gcd
 from typing import Any
 
 
@@ -41,6 +41,9 @@ class VAEConfig:
     num_res_blocks + 1 blocks a level. `dual_path_ch` is the width between the two dual-path modules: 0 takes what the
     parameter-free shortcuts allow, at most 32 * z_channels (2048 as released).
     `spatial_group_norm=False` normalises over space and time together (the report's ablation).
+    `shortcut_path=False` leaves those shortcuts out: the single-path form, 8x16x16 by the convolution path alone (Eq. 2
+    without Eq. 3), of the same tensors. `frame_len=0` codes a clip of any length as one causal chunk: T frames are
+    ceil(T/8) latents, the report's formula, where the release has 3 for each 17 frames.
     """
 
     in_channels: int = 3
@@ -54,10 +57,11 @@ class VAEConfig:
     dual_path: bool = True
     dual_path_ch: int = 0
     spatial_group_norm: bool = True
-    frame_len: int = 17
+    frame_len: int = 17  # frames of a chunk; 0: no chunks
+    shortcut_path: bool = variant(True)
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "z_channels", "enc_ch", "dec_ch", "num_res_blocks", "num_groups", "frame_len"):
+        for name in ("in_channels", "z_channels", "enc_ch", "dec_ch", "num_res_blocks", "num_groups"):
             _positive(self, name)
         for name in ("enc_ch_mult", "dec_ch_mult"):
             mult = getattr(self, name)
@@ -69,12 +73,15 @@ class VAEConfig:
                     f"num_groups={self.num_groups} does not divide the width {width}; "
                     f"use a divisor of {gcd(self.enc_ch, *self.enc_widths, *self.dec_widths)}"
                 )
-        if (self.frame_len - 1) % self.temporal_factor:
+        if self.frame_len < 0 or (self.frame_len and (self.frame_len - 1) % self.temporal_factor):
             raise ValueError(
-                f"frame_len={self.frame_len} must be 1 plus a multiple of {self.temporal_factor} (17 as released)"
+                f"frame_len={self.frame_len} must be 1 plus a multiple of {self.temporal_factor} (17 as released), or "
+                "0 for no chunks"
             )
         if self.dual_path:
             self._check_dual_path()
+        elif not self.shortcut_path:
+            raise ValueError("shortcut_path=False: the 4x8x8 form (dual_path=False) has no shortcut; leave it at True")
 
     def _check_dual_path(self) -> None:
         width, enc, dec = self.dual_path_width, 8 * self.enc_widths[-1], 8 * self.dec_widths[-1]
@@ -109,22 +116,33 @@ class VAEConfig:
 
     @property
     def latent_len(self) -> int:
-        """Latents per chunk of `frame_len` frames: 3 (8x16x16) or 5 (4x8x8) for 17 frames."""
-        return (self.frame_len - 1) // self.temporal_factor + 1
+        """Latents per chunk of `frame_len` frames: 3 (8x16x16) or 5 (4x8x8) for 17 frames; 0: no chunks."""
+        return (self.frame_len - 1) // self.temporal_factor + 1 if self.frame_len else 0
 
     def num_latents(self, frames: int) -> int:
-        """Latents of a video of `frames` frames; ValueError for a length whose last chunk cannot be coded."""
-        whole, rest = divmod(frames, self.frame_len)
-        halved = -(-rest // 4)  # frames left after the two temporal halvings
-        if frames < 1 or (self.dual_path and rest and halved % 2 == 0):
-            bad = [r for r in range(1, self.frame_len) if -(-r // 4) % 2 == 0] if self.dual_path else []
-            near = [n for n in range(max(1, frames - 4), frames + 5) if n % self.frame_len not in bad]
+        """Latents of a video: `latent_len` a whole chunk and ceil(r/8) (4x8x8: ceil(r/4)) for the r frames after them.
+
+        n latents give 8n - 7 frames back, so a length loses nothing when r % 8 is 1, or r is 0.
+
+        Raises:
+            ValueError: a length whose last chunk cannot be coded: 8x16x16 needs an r % 8 of 1 to 4.
+        """
+        if not self._codable(frames):
+            period = self.frame_len or self.temporal_factor
+            bad = [r for r in range(period) if not self._codable(r + period)]
+            near = [n for n in range(max(1, frames - 4), frames + 5) if self._codable(n)]
+            chunks = f"in chunks of {self.frame_len}" if self.frame_len else "as one chunk"
+            best = f"a multiple of {self.frame_len}" if self.frame_len else f"{self.temporal_factor}n + 1"
             raise ValueError(
-                f"a video of {frames} frames cannot be coded in chunks of {self.frame_len}: "
-                f"frames % {self.frame_len} must not be in {bad}; nearest valid lengths: {near} "
-                f"(a multiple of {self.frame_len} wastes nothing)"
+                f"a video of {frames} frames cannot be coded {chunks}: frames % {period} must not be in {bad}; "
+                f"nearest valid lengths: {near} ({best} wastes nothing)"
             )
-        return whole * self.latent_len + ((halved + 1) // 2 if self.dual_path else halved)
+        whole, rest = divmod(frames, self.frame_len) if self.frame_len else (0, frames)
+        return whole * self.latent_len + ceil(rest / self.temporal_factor)
+
+    def _codable(self, frames: int) -> bool:
+        rest = frames % self.frame_len if self.frame_len else frames
+        return frames > 0 and (rest == 0 or not self.dual_path or 1 <= rest % 8 <= 4)
 
 
 @dataclass

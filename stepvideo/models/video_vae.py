@@ -2,7 +2,8 @@
 
 Public tensors are [B, T, C, H, W] in [-1, 1]; inside they are [B, C, T, H, W] in channels_last_3d memory.
 A video is cut into chunks of `frame_len` frames (17) that are coded independently: 17 frames <-> 3 latents (5 in the
-4x8x8 form), so 204 frames are 36 latents, and the first latent of a chunk is the code of its first frame alone.
+4x8x8 form), so 204 frames are 36 latents, and the first latent of a chunk is the code of its first frame alone. With
+`frame_len=0` the whole video is one chunk.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ class Encoder(nn.Module):
         h = F.silu(self.norm_out(self.mid(h)))
         if not self.cfg.dual_path:
             return self.conv_out(h)
+        if not self.cfg.shortcut_path:
+            return self.conv_out(self.conv_patchify(h))
         h = self.conv_patchify(h) + group_mean(pixel_unshuffle_3d(h), self.cfg.dual_path_width)
         return self.conv_out(h) + group_mean(h, 2 * self.cfg.z_channels)
 
@@ -150,9 +153,11 @@ class Decoder(nn.Module):
 
     def forward(self, z_BCTHW: Tensor) -> Tensor:
         h = self.conv_in(z_BCTHW)
-        if self.cfg.dual_path:
+        if self.cfg.dual_path and self.cfg.shortcut_path:
             h = h + group_repeat(z_BCTHW, self.cfg.dual_path_width)
             h = self.conv_unpatchify(h) + pixel_shuffle_3d(group_repeat(h, 8 * self.cfg.dec_widths[-1]))
+        elif self.cfg.dual_path:
+            h = self.conv_unpatchify(h)
         h = self.mid(h)
         for level in reversed(self.up):
             h = level(h)
@@ -173,7 +178,7 @@ class VideoVAE(nn.Module):
         self.decoder = Decoder(cfg)
 
     def num_latents(self, frames: int) -> int:
-        """Latents of a video of `frames` frames; ValueError for a length whose last chunk cannot be coded."""
+        """Latents of a video of `frames` frames (`VAEConfig.num_latents`)."""
         return self.cfg.num_latents(frames)
 
     def encode_moments(self, x_BTCHW: Tensor) -> Tensor:
@@ -212,14 +217,15 @@ class VideoVAE(nn.Module):
     @staticmethod
     def _chunked(net: nn.Module, x_BTCHW: Tensor, length: int) -> Tensor:
         x_BCTHW = x_BTCHW.transpose(1, 2)
-        chunks = [net(c.contiguous(memory_format=torch.channels_last_3d)) for c in x_BCTHW.split(length, dim=2)]
+        parts = x_BCTHW.split(length, dim=2) if length else [x_BCTHW]
+        chunks = [net(c.contiguous(memory_format=torch.channels_last_3d)) for c in parts]
         return torch.cat(chunks, dim=2).transpose(1, 2) if len(chunks) > 1 else chunks[0].transpose(1, 2)
 
 
 def mix_boundaries(x_BTCHW: Tensor, frame_len: int) -> Tensor:
     """Blends a chunk's last frame A with the next chunk's first B: B' = 0.6 B + 0.4 A, then A' = 0.6 A + 0.4 B'."""
     frames = x_BTCHW.shape[1]
-    if frames <= frame_len:
+    if not frame_len or frames <= frame_len:
         return x_BTCHW
     x = x_BTCHW.clone()
     first = torch.arange(frame_len, frames, frame_len, device=x.device)

@@ -30,7 +30,9 @@ def generate_command(args: argparse.Namespace) -> int:
     from stepvideo.inference.generate import generate
     from stepvideo.inference.pipeline import StepVideoPipeline
 
-    pipe = StepVideoPipeline.from_pretrained(**folders, device=args.device, precision=args.precision)
+    pipe = StepVideoPipeline.from_pretrained(
+        **folders, device=args.device, precision=args.precision, preset=args.preset
+    )
     console = screen.console(stderr=args.json)
     with _progress(args.json) as progress:
         task = progress.add_task("steps", total=None)

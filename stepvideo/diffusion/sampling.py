@@ -18,9 +18,6 @@ from stepvideo.errors import ArtifactError, ConfigError
 FILE = "sampling.json"
 
 
-RELEASED_IMAGE_TO_VIDEO_FRAMES = 102
-
-
 @dataclass(frozen=True)
 class Sampling:
     """Defaults are those of the released text-to-video model (204 frames of 544×992, 50 steps, guidance 9, shift 13).
@@ -82,3 +79,7 @@ class Sampling:
             return cls().with_(storage.read_json(path))
         except (ConfigError, AttributeError, TypeError) as e:
             raise ArtifactError(f"{path}: {e}") from e
+
+
+RELEASED = {"t2v": Sampling(), "ti2v": Sampling(frames=102), "turbo": Sampling(steps=10, cfg=5.0, time_shift=17.0)}
+"""What was recommended for the released models (notes of their READMEs); Turbo with 10 to 15 steps, constant guidance."""

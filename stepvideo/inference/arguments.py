@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="INT", help="of the noise")
     for option, (name, metavar, text) in SPELLED.items():
         parser.add_argument(f"--{option}", dest=name, type=OPTIONS[name], metavar=metavar, help=text)
+    parser.add_argument("--preset", default="", metavar="NAME", help="settings of a released model: t2v, ti2v or turbo")
     parser.add_argument("--fps", type=float, default=25, metavar="FLOAT", help="frames a second of the file (25)")
     parser.add_argument("--preview", default="", choices=("png", "gif"), help="a picture of it beside the mp4")
     parser.add_argument("--overwrite", action="store_true", help="replace files that other settings made")

@@ -22,6 +22,7 @@ from torch import Tensor
 from stepvideo.data.video_io import read_image
 from stepvideo.diffusion.conditions import FirstFrame, TextFeatures
 from stepvideo.diffusion.pipeline import Pipeline
+from stepvideo.diffusion.sampling import RELEASED
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.provenance import weights_digest
 from stepvideo.inference.settings import MOTION_SCORE, Settings, resolve
@@ -65,6 +66,7 @@ class StepVideoPipeline:
         text: Path | str | None = None,
         device: str = "auto",
         precision: str = "bf16",
+        preset: str = "",
     ) -> StepVideoPipeline:
         """Open a model in the released layout; nothing but configurations is read yet.
 
@@ -74,13 +76,18 @@ class StepVideoPipeline:
                 base model.
             device: auto (CUDA where there is one) | cpu | cuda | cuda:1 …
             precision: bf16 | fp32. Where bf16 is not native, fp32 is taken.
+            preset: t2v | ti2v | turbo: steps, guidance, shift and size as recommended for that released model, in place
+                of the defaults that the folder holds (a released folder holds none; t2v or ti2v is seen, Turbo is not).
 
         Raises:
             ArtifactError: names the folder or file that is missing, or the two parts that do not fit each other.
         """
         folders = {"model": Path(model), "vae": Path(vae or model), "text": Path(text or model)}
         _check_folders(folders)
+        if preset and preset not in RELEASED:
+            raise StepVideoError(f"preset={preset!r}: choose one of {', '.join(RELEASED)}")
         engine = Pipeline.prepare(folders["model"], folders["vae"], folders["text"], device, precision)
+        engine.defaults = RELEASED.get(preset, engine.defaults)
         return cls(engine, weights_digest(folders[role] / part for role, parts in PARTS.items() for part in parts))
 
     @property

@@ -234,6 +234,13 @@ def test_where_a_component_waits(rest, moves):
     assert network.moves == moves
 
 
+def test_presets_of_the_released_models(tiny_models):
+    turbo = StepVideoPipeline.from_pretrained(tiny_models, device="cpu", preset="turbo").engine.defaults
+    assert (turbo.steps, turbo.cfg, turbo.time_shift, turbo.frames) == (10, 5.0, 17.0, 204)
+    with pytest.raises(StepVideoError, match="preset='pro': choose one of t2v, ti2v, turbo"):
+        StepVideoPipeline.from_pretrained(tiny_models, preset="pro")
+
+
 def test_nothing_is_read_before_it_is_needed(tiny_models):
     pipe = StepVideoPipeline.from_pretrained(tiny_models, device="cpu")
     assert pipe.engine.dit._held is None

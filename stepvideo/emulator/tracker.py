@@ -1,0 +1,77 @@
+"""The bytes of tensors that are alive while real module code runs, on any device, the meta device included.
+
+On the meta device a forward at the released sizes takes neither memory nor time and runs the code path of an
+accelerator: this is the truth that `memory` is checked against where there is no GPU. It does not see the workspaces
+inside kernels nor what a caching allocator keeps.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts every storage that an operation returns until it is freed.
+
+    Args:
+        held: tensors that exist already and are to be counted (a model's parameters); others count once an operation
+            returns a view of them.
+        device: only storages on this type of device count; None counts all.
+
+    Attributes:
+        now, peak: bytes.
+        where: the operation at the peak.
+    """
+
+    def __init__(self, held: Iterable[Tensor] = (), device: str | None = None) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.where = ""
+        self._device, self._seen = device, set[int]()
+        for tensor in held:
+            self._count(tensor, "held")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf, str(func))
+        return out
+
+    def _count(self, tensor: Tensor, where: str) -> None:
+        if self._device not in (None, tensor.device.type):
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        weakref.finalize(storage, self._release, key, size)
+        self.now += size
+        if self.now > self.peak:
+            self.peak, self.where = self.now, where
+
+    def _release(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+class FusedKernels(TorchFunctionMode):
+    """On the meta device: attention and RMSNorm allocate their output alone, as the fused CUDA kernels do.
+
+    There is no meta kernel of either; torch would decompose them into operations that hold all attention logits.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.scaled_dot_product_attention, F.rms_norm) and args[0].is_meta:
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))

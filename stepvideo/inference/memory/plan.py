@@ -1,0 +1,178 @@
+"""What a generation will need, before anything is loaded: predicted peaks, and the fastest options that fit a card.
+
+Torch-free: reads configurations alone. All figures are bytes of tensors; GiB = 2^30. A "24 GB" card is taken as 24 GiB,
+of which HEADROOM is left to the driver, error correction, the allocator's gaps and kernels' workspaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from stepvideo.emulator import memory
+from stepvideo.emulator.flops import flops
+from stepvideo.emulator.memory import Job, Networks
+from stepvideo.inference.memory.config import OFFLOAD, TEXT, MemoryConfig
+
+GIB = 2**30
+HEADROOM = 0.06
+FLOPS = 300e12  # assumed of a card for the choice between options; not a promise of speed
+HOST_LINK = 20e9  # assumed bytes a second from host memory to the card
+TILES = (0, 512, 384, 256, 192, 128)  # pixels
+PROMPTS = 2  # encoded together: the prompt and the negative one
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a generation: bytes of the weights that are on the device and of the worst moment of the forward."""
+
+    name: str
+    weights: int
+    activations: int
+    where: str
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The prediction for one job and one set of options."""
+
+    memory: MemoryConfig
+    phases: tuple[Phase, ...]
+    host: int  # bytes of weights that wait in host memory
+    seconds: float  # of denoising, under the assumed FLOPS and HOST_LINK; only for comparison
+
+    @property
+    def worst(self) -> Phase:
+        return max(self.phases, key=lambda p: p.total)
+
+    @property
+    def peak(self) -> int:
+        return self.worst.total
+
+    def fits(self, gpu_bytes: int) -> bool:
+        return self.peak <= gpu_bytes * (1 - HEADROOM)
+
+
+def predict(nets: Networks, job: Job, options: MemoryConfig | None = None) -> Plan:
+    """The plan of a generation with these options.
+
+    Raises:
+        ValueError: a size that the VAE cannot code.
+    """
+    options = options or MemoryConfig()
+    dit, dit_total = _dit_weights(nets, job, options)
+    text, text_total = _text_weights(nets, job, options)
+    vae = memory.vae_weights(nets, job)
+    resting = (0, 0) if options.offload != "none" else (dit, vae)
+    beside_text = 0 if options.text == "free" else sum(resting)  # texts come first, the others are read afterwards
+    kept_text = text if options.text == "resident" and options.offload == "none" else 0
+    phases = []
+    if nets.step_llm is not None and options.text != "process":
+        need = memory.text_encoding(nets, job, PROMPTS)
+        phases.append(Phase("text encoding", text + beside_text, need.size, need.where))
+    if nets.dit.use_additional_conditions:
+        need = memory.image_encoding(nets, job)
+        phases.append(Phase("image encoding", vae + resting[0] + kept_text, need.size, need.where))
+    need = memory.denoising(nets, job, options.cfg_batched)
+    extra = memory.dequantized(nets, job) if options.quantization != "none" else 0
+    phases.append(Phase("denoising", dit + resting[1] + kept_text, need.size + extra, need.where))
+    need = memory.decoding(nets, job, options.vae_tile)
+    phases.append(Phase("decoding", vae + resting[0] + kept_text, need.size, need.where))
+    waiting = (dit_total + vae if options.offload != "none" else 0) + (
+        text_total if options.text == "process" or (options.offload != "none" and options.text == "resident") else 0
+    )
+    return Plan(options, tuple(phases), waiting, _seconds(nets, job, options))
+
+
+def _dit_weights(nets: Networks, job: Job, options: MemoryConfig) -> tuple[int, int]:
+    """On the device while denoising, and in all."""
+    block = memory.dit_block_weights(nets, job, options.quantization)
+    outside = memory.dit_outside_weights(nets, job)
+    layers = nets.dit.num_layers
+    on_device = min(layers, options.prefetch + 1) if options.offload == "layer" else layers
+    return outside + on_device * block, outside + layers * block
+
+
+def _text_weights(nets: Networks, job: Job, options: MemoryConfig) -> tuple[int, int]:
+    total = memory.text_weights(nets, job)
+    if options.text == "process" or nets.step_llm is None or options.offload != "layer":
+        return (0 if options.text == "process" else total), total
+    layer, outside = memory.step_llm_layer_weights(nets, job)
+    return outside + min(nets.step_llm.num_layers, options.prefetch + 1) * layer, total
+
+
+def _seconds(nets: Networks, job: Job, options: MemoryConfig) -> float:
+    """Denoising: computing, or copying the blocks where that takes longer and hides behind it."""
+    f, h, w = job.latent(nets.vae)
+    calls = 2 if job.guided and not options.cfg_batched else 1
+    clip = job.clip_length if len(nets.dit.caption_channels) == 2 else 0
+    samples = job.batch * (2 if job.guided else 1)
+    compute = samples * flops(nets.dit, f, h, w, job.text_length + clip, clip) / FLOPS
+    compute *= 1.02 if options.quantization != "none" else 1.0
+    copying = 0.0
+    if options.offload == "layer":
+        block = memory.dit_block_weights(nets, job, options.quantization)
+        copying = calls * nets.dit.num_layers * block / HOST_LINK
+    step = max(compute, copying) if options.prefetch else compute + copying
+    return job.sampling.steps * step
+
+
+def candidates(nets: Networks, job: Job) -> Iterator[MemoryConfig]:
+    """Every sensible set of options; fp8 is left to the user, since int8 takes the same memory and is nearer."""
+    batched = (True, False) if job.guided else (True,)
+    tiles = [t for t in TILES if t < max(job.sampling.height, job.sampling.width)]
+    for offload, text, quantization, cfg_batched, tile in product(OFFLOAD, TEXT, ("none", "int8"), batched, tiles):
+        yield MemoryConfig(
+            offload=offload,
+            prefetch=1,
+            quantization=quantization,
+            vae_tile=tile,
+            vae_overlap=min(64, tile // 4),
+            text=text,
+            cfg_batched=cfg_batched,
+        )
+
+
+def survey(nets: Networks, job: Job) -> list[Plan]:
+    """The plans of all candidates."""
+    return [predict(nets, job, c) for c in candidates(nets, job)]
+
+
+def choose(plans: Sequence[Plan], gpu_bytes: int) -> Plan | None:
+    """The fastest plan that fits; of those within 5 %, an exact one, then the one that departs least from the defaults.
+
+    None when nothing fits: `smallest` tells by how much.
+    """
+    fitting = [p for p in plans if p.fits(gpu_bytes)]
+    if not fitting:
+        return None
+    limit = 1.05 * min(p.seconds for p in fitting)
+    return min((p for p in fitting if p.seconds <= limit), key=_departure)
+
+
+def smallest(plans: Sequence[Plan]) -> Plan:
+    """The plan that needs least."""
+    return min(plans, key=lambda p: (p.peak, *_departure(p)))
+
+
+def _departure(plan: Plan) -> tuple[int, ...]:
+    """Lossy options first, larger tiles before smaller ones, then how much is moved around."""
+    m = plan.memory
+    tile = TILES.index(m.vae_tile)
+    return (
+        int(m.quantization != "none"),
+        tile,
+        OFFLOAD.index(m.offload),
+        TEXT.index(m.text),
+        int(not m.cfg_batched),
+    )
+
+
+def without_text(nets: Networks) -> Networks:
+    """The same job with precomputed embeddings."""
+    return replace(nets, step_llm=None, clip=None)

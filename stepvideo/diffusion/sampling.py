@@ -82,4 +82,4 @@ class Sampling:
 
 
 RELEASED = {"t2v": Sampling(), "ti2v": Sampling(frames=102), "turbo": Sampling(steps=10, cfg=5.0, time_shift=17.0)}
-"""What was recommended for the released models (notes of their READMEs); Turbo with 10 to 15 steps, constant guidance."""
+"""What the READMEs of the released models recommend; for Turbo 10 to 15 steps, at constant guidance."""

@@ -20,6 +20,7 @@ HEADROOM = 0.06
 FLOPS = 300e12  # assumed of a card for the choice between options; not a promise of speed
 HOST_LINK = 20e9  # assumed bytes a second from host memory to the card
 TILES = (0, 512, 384, 256, 192, 128)  # pixels
+PHASES = ("text encoding", "image encoding", "denoising", "decoding")
 PROMPTS = 2  # encoded together: the prompt and the negative one
 
 
@@ -74,15 +75,15 @@ def predict(nets: Networks, job: Job, options: MemoryConfig | None = None) -> Pl
     phases = []
     if nets.step_llm is not None and options.text != "process":
         need = memory.text_encoding(nets, job, PROMPTS)
-        phases.append(Phase("text encoding", text + beside_text, need.size, need.where))
+        phases.append(Phase(PHASES[0], text + beside_text, need.size, need.where))
     if nets.dit.use_additional_conditions:
         need = memory.image_encoding(nets, job)
-        phases.append(Phase("image encoding", vae + resting[0] + kept_text, need.size, need.where))
+        phases.append(Phase(PHASES[1], vae + resting[0] + kept_text, need.size, need.where))
     need = memory.denoising(nets, job, options.cfg_batched)
     extra = memory.dequantized(nets, job) if options.quantization != "none" else 0
-    phases.append(Phase("denoising", dit + resting[1] + kept_text, need.size + extra, need.where))
+    phases.append(Phase(PHASES[2], dit + resting[1] + kept_text, need.size + extra, need.where))
     need = memory.decoding(nets, job, options.vae_tile)
-    phases.append(Phase("decoding", vae + resting[0] + kept_text, need.size, need.where))
+    phases.append(Phase(PHASES[3], vae + resting[0] + kept_text, need.size, need.where))
     waiting = (dit_total + vae if options.offload != "none" else 0) + (
         text_total if options.text == "process" or (options.offload != "none" and options.text == "resident") else 0
     )

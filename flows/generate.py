@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flows import screen
@@ -34,7 +35,7 @@ def generate_command(args: argparse.Namespace) -> int:
         **folders, device=args.device, precision=args.precision, preset=args.preset
     )
     console = screen.console(stderr=args.json)
-    with _progress(args.json) as progress:
+    with _progress(console, args.json) as progress:
         task = progress.add_task("steps", total=None)
         made = generate(
             pipe,
@@ -43,7 +44,7 @@ def generate_command(args: argparse.Namespace) -> int:
             preview=args.preview,
             overwrite=args.overwrite,
             lineage=lineage,
-            say=lambda text: progress.console.print(text, highlight=False, markup=False, soft_wrap=True),
+            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
             on_step=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if args.json:
@@ -85,14 +86,14 @@ def _name(artifact: Artifact | None, folder: Path) -> str:
     return f"{artifact.manifest['stage']}/{artifact.manifest['key'][:8]}" if artifact else folder.resolve().name
 
 
-def _progress(quiet: bool) -> Progress:
+def _progress(console: Console, quiet: bool) -> Progress:
     return Progress(
         TextColumn("{task.completed}/{task.total} steps"),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=screen.console(stderr=True),
+        console=console,
         disable=quiet,
         transient=True,
     )

@@ -43,7 +43,7 @@ def dit_parameters(cfg: DiTConfig) -> DiTParameters:
 
 
 def dit_forward(
-    m: Ledger, cfg: DiTConfig, batch: int, latent: tuple[int, int, int], text: int, clip: int, e: int
+    m: Ledger, cfg: DiTConfig, batch: int, latent: tuple[int, int, int], text: int, clip: int, e: int, matrix: int = 0
 ) -> None:
     """One evaluation of `DiT.forward` without its weights and inputs.
 
@@ -52,6 +52,7 @@ def dit_forward(
         latent: frames, height, width of the latent video.
         text, clip: tokens of Step-LLM and of CLIP.
         e: bytes of the weights' and activations' elements.
+        matrix: bytes of a feed-forward matrix while it multiplies, if weights are kept in another form.
     """
     s, d, hd = video_tokens(cfg, *latent), cfg.inner_dim, cfg.attention_head_dim
     n, condition = batch * s * d, batch * (text + clip) * d
@@ -62,12 +63,12 @@ def dit_forward(
         with m.hold((condition + 8 * batch * d) * e, "text and modulation"):
             m.touch(s * hd * 36, "RoPE tables in fp64")
             with m.hold(s * hd * 8, "RoPE tables"):
-                _block(m, n, batch, s, cfg, condition, e)
+                _block(m, n, batch, s, cfg, condition, e, matrix)
         with m.hold(n * e, "last norm"), m.hold(n * e, "last modulation"):
             m.touch(2 * points * cfg.out_channels * e, "output projection")
 
 
-def _block(m: Ledger, n: int, batch: int, s: int, cfg: DiTConfig, condition: int, e: int) -> None:
+def _block(m: Ledger, n: int, batch: int, s: int, cfg: DiTConfig, condition: int, e: int, matrix: int) -> None:
     """The caller holds the block's input; the sum after each branch is a new tensor."""
     d = cfg.inner_dim
     m.add(6 * batch * d * e, "modulation")
@@ -88,10 +89,11 @@ def _block(m: Ledger, n: int, batch: int, s: int, cfg: DiTConfig, condition: int
         m.touch(n * e, "residual")
     with m.hold(n * e, "norm2"):
         m.touch(n * e, "norm2")
-        with m.hold(4 * n * e, "feed-forward hidden"), m.hold(4 * n * e, "feed-forward GELU"):
-            pass
+        with m.hold(4 * n * e, "feed-forward hidden"):
+            m.touch(matrix, "feed-forward matrix")
+            m.touch(4 * n * e, "feed-forward GELU")
         with m.hold(4 * n * e, "feed-forward GELU"):
-            m.touch(n * e, "feed-forward output")
+            m.touch(n * e + matrix, "feed-forward output")
         m.touch(2 * n * e, "residual")
     m.free(n * e + 6 * batch * d * e)
 

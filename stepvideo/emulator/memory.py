@@ -14,7 +14,8 @@ from stepvideo.emulator.text_memory import clip_forward, clip_parameters, step_l
 from stepvideo.emulator.vae_memory import vae_decode_chunk, vae_encode_chunk, vae_parameters
 from stepvideo.models.config import CLIPTextConfig, DiTConfig, StepLLMConfig, VAEConfig
 
-SCALE_BYTES = {"none": 0, "int8": 2, "fp8": 4}  # of the scale of one output feature, as torchao keeps it
+SCALE_BYTES = {"none": 0, "int8": 5, "fp8": 4}  # of one output feature, as torchao keeps it: fp32, and a zero point
+MATRIX_BYTES = {"none": 0, "int8": 2, "fp8": 10}  # of a quantized weight while it multiplies, as torchao unpacks it
 CLIP_BYTES = 4  # the released CLIP runs in fp32
 
 
@@ -74,7 +75,7 @@ def text_encoding(nets: Networks, job: Job, prompts: int) -> Activations:
     return _activations(m)
 
 
-def denoising(nets: Networks, job: Job, cfg_batched: bool = True) -> Activations:
+def denoising(nets: Networks, job: Job, cfg_batched: bool = True, quantization: str = "none") -> Activations:
     """One evaluation of the DiT beside the sampler's own tensors."""
     f, h, w = job.latent(nets.vae)
     latents = job.batch * f * nets.vae.z_channels * h * w * 4
@@ -85,8 +86,9 @@ def denoising(nets: Networks, job: Job, cfg_batched: bool = True) -> Activations
     m = Ledger()
     m.add(latents * (1 + both) + texts * 2 * both, "latents and text features")
     batch = job.batch * (both if cfg_batched else 1)
+    matrix = dit_parameters(nets.dit).largest_matrix * MATRIX_BYTES[quantization]
     clip = job.clip_length if len(nets.dit.caption_channels) == 2 else 0
-    dit_forward(m, nets.dit, batch, (f, h, w), job.text_length, clip, job.e)
+    dit_forward(m, nets.dit, batch, (f, h, w), job.text_length, clip, job.e, matrix)
     return _activations(m)
 
 
@@ -144,8 +146,3 @@ def dit_block_weights(nets: Networks, job: Job, quantization: str = "none") -> i
 
 def dit_outside_weights(nets: Networks, job: Job) -> int:
     return dit_parameters(nets.dit).outside * job.e
-
-
-def dequantized(nets: Networks, job: Job) -> int:
-    """A matrix in the activations' precision, while it multiplies."""
-    return dit_parameters(nets.dit).largest_matrix * job.e

@@ -79,9 +79,8 @@ def predict(nets: Networks, job: Job, options: MemoryConfig | None = None) -> Pl
     if nets.dit.use_additional_conditions:
         need = memory.image_encoding(nets, job)
         phases.append(Phase(PHASES[1], vae + resting[0] + kept_text, need.size, need.where))
-    need = memory.denoising(nets, job, options.cfg_batched)
-    extra = memory.dequantized(nets, job) if options.quantization != "none" else 0
-    phases.append(Phase(PHASES[2], dit + resting[1] + kept_text, need.size + extra, need.where))
+    need = memory.denoising(nets, job, options.cfg_batched, options.quantization)
+    phases.append(Phase(PHASES[2], dit + resting[1] + kept_text, need.size, need.where))
     need = memory.decoding(nets, job, options.vae_tile)
     phases.append(Phase(PHASES[3], vae + resting[0] + kept_text, need.size, need.where))
     waiting = (dit_total + vae if options.offload != "none" else 0) + (

@@ -68,7 +68,7 @@ def table(nets: Networks, job: Job, gpus: tuple[float, ...] = GPUS, given: Memor
     result = plan(nets, job, gpus, given)
     s: Sampling = job.sampling
     lines = [
-        f"Predicted peak on one card for {s.frames} frames of {s.height}x{s.width}, batch {job.batch}, {job.precision}.",
+        f"Predicted peak on one card: {s.frames} frames of {s.height}x{s.width}, batch {job.batch}, {job.precision}.",
         f"GiB = 2^30 bytes of tensors. A card fits if {result['headroom']:.0%} of it stays free for the driver, the "
         "allocator and kernels.",
         "",
@@ -127,6 +127,4 @@ def _gib(size: int | None) -> str:
 
 def _columns(rows: list[list[str]]) -> list[str]:
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:]))]).rstrip() for r in rows
-    ]
+    return ["  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:]))]).rstrip() for r in rows]

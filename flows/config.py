@@ -6,12 +6,13 @@ The configs of the stages live beside the stages; `flows.compose` puts them unde
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from stepvideo.config import Runtime
 
 LAUNCHERS = ("debug", "local", "submitit-local")
-WEIGHTS = {"text": ("train", "shipped"), "vae": ("train", "shipped", "tune")}
+WEIGHTS = {"text": ("train", "shipped"), "vae": ("train", "shipped", "tune"), "dit": ("train",)}
 
 
 @dataclass
@@ -45,15 +46,19 @@ class TrackingConfig:
 
 @dataclass
 class WeightsConfig:
-    """Train the VAE and the text encoders, take the small weights that this repository ships, or tune those."""
+    """Train each part of the model, take the small weights that this repository ships, or tune those; or the folder of
+    a model in the released layout, whose part is taken as it is (the VAE, the text encoders) or trained on (the DiT).
+    """
 
     text: str = "train"  # train | shipped
     vae: str = "train"  # train | shipped | tune: the shipped one, trained further on this run's clips
+    dit: str = "train"
 
     def __post_init__(self) -> None:
         for name, known in WEIGHTS.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"weights.{name} is {getattr(self, name)!r}; give one of {', '.join(known)}")
+            value = getattr(self, name)
+            if value not in known and not Path(value).is_dir():
+                raise ValueError(f"weights.{name} is {value!r}; give one of {', '.join(known)}, or a model's folder")
 
 
 @dataclass

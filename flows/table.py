@@ -23,6 +23,7 @@ STAGES = {
     "vae2": "vae",
     "vae_tuned": "vae",
     "shipped": "shipped",
+    "given": "given",
     "latents": "latents",
     "t2i": "train",
     "t2vi_192": "train",
@@ -46,8 +47,9 @@ def defaults(data: Path) -> dict[str, Any]:
 
 def rows(cfg: Mapping[str, Any]) -> list[Row]:
     """The rows for a config: which weights are trained, how many SFT runs there are, whether there are other clips."""
-    ship_text = cfg["weights"]["text"] == "shipped"
-    vae = {"shipped": "vae", "tune": "vae_tuned", "train": "vae2"}[cfg["weights"]["vae"]]
+    weights = cfg["weights"]
+    vae = {"tune": "vae_tuned", "train": "vae2"}.get(weights["vae"], "vae")
+    start = {} if weights["dit"] == "train" else {"init": "dit"}
     clips = {"curate": "curate", "subsets": "subsets"}
     coded = {"latents": "latents", "subsets": "subsets"}
     judged = {"vae": vae, "text": "text"}
@@ -66,22 +68,21 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         Row("curate", "curate", {"raw": "raw", "world": "world", **({"extra": "extra"} if cfg["raw"] else {})}),
         Row("subsets", "subsets", {"curate": "curate"}),
     ]
-    if ship_text:
-        table += [Row("text", "shipped", config="shipped", set=_shipped("text"))]
-    else:
-        table += [Row("text", "text", clips)]
+    table += [Row("text", "text", clips) if weights["text"] == "train" else _ready("text", weights["text"])]
     if vae == "vae2":
         table += [
             Row("vae1", "vae", {**clips, "text": "text"}),
             Row("vae2", "vae", {"init": "vae1", **clips, "text": "text"}),
         ]
     else:
-        table += [Row("vae", "shipped", config="shipped", set=_shipped("vae"))]
+        table += [_ready("vae", "shipped" if weights["vae"] == "tune" else weights["vae"])]
     if vae == "vae_tuned":
         table += [Row("vae_tuned", "vae", {"init": "vae", **clips, "text": "text"})]
+    if start:
+        table += [_ready("dit", weights["dit"])]
     table += [
-        Row("latents", "latents", {**clips, "vae": vae, "text": "text"}),
-        Row("t2i", "train", coded),
+        Row("latents", "latents", {**clips, "vae": vae, "text": "text", **start}),
+        Row("t2i", "train", {**start, **coded}),
     ]
     previous = "t2i"
     for family, subsets in (("t2vi_192", ("s1", "s2", "s3")), ("t2vi_540", ("s4", "s5", "s6"))):
@@ -115,8 +116,14 @@ def _raw(folder: str) -> dict[str, Any]:
     return {"content": content_digest(Path(folder)), "runtime": {"path": folder}}
 
 
-def _shipped(name: str) -> dict[str, Any]:
-    from stepvideo.training.shipped import folder_digest
+def _ready(part: str, which: str) -> Row:
+    """A part of the model that is not trained from scratch: shipped with the repository, or from somebody's folder."""
+    from stepvideo.training import given, shipped
 
-    folder = ROOT / "weights" / name
-    return {"content": folder_digest(folder), "runtime": {"path": str(folder)}}
+    if which == "shipped":
+        folder = ROOT / "weights" / part
+        fixed: dict[str, Any] = {"content": shipped.folder_digest(folder), "runtime": {"path": str(folder)}}
+        return Row(part, "shipped", config="shipped", set=fixed)
+    folder = Path(which).absolute()
+    fixed = {"part": part, "content": given.content(folder, part), "runtime": {"path": str(folder)}}
+    return Row(part, "given", config="given", set=fixed)

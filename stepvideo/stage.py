@@ -38,6 +38,7 @@ KINDS: dict[str, Kind] = {
     "text": Kind("stepvideo.training.text:run", "stepvideo.training.config:TextConfig", "train the text encoders"),
     "vae": Kind("stepvideo.training.vae:run", "stepvideo.training.config:VAETrainConfig", "train the Video-VAE"),
     "shipped": Kind("stepvideo.training.shipped:run", "stepvideo.training.config:ShippedConfig", "weights in the repo"),
+    "given": Kind("stepvideo.training.given:run", "stepvideo.training.config:GivenConfig", "weights from a folder"),
     "latents": Kind("stepvideo.data.latents:run", "stepvideo.data.config:LatentsConfig", "cache latents, embeddings"),
     "train": Kind("stepvideo.training.train:run", "stepvideo.training.config:TrainConfig", "train the DiT"),
     "average": Kind("stepvideo.training.average:run", "stepvideo.training.config:AverageConfig", "average models"),

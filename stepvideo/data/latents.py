@@ -29,10 +29,10 @@ from stepvideo.data.clips import Clip, load_catalog, load_ids
 from stepvideo.data.config import LatentsConfig
 from stepvideo.data.draw import rng
 from stepvideo.data.frames import resize, to_tensor, windows
-from stepvideo.diffusion.pipeline import LENGTHS_FILE, supports_bf16
+from stepvideo.diffusion.latent_stats import LatentStats
+from stepvideo.diffusion.pipeline import read_text_encoders, supports_bf16
 from stepvideo.errors import Preempted, StepVideoError
 from stepvideo.models.checkpoints import load_vae
-from stepvideo.models.text_encoders import TextEncoders, load_text_encoders
 from stepvideo.models.video_vae import VideoVAE
 from stepvideo.stage import StageContext
 
@@ -40,7 +40,7 @@ EMPTY = ""  # the caption that training drops to and guidance starts from; alway
 
 
 def run(ctx: StageContext) -> dict[str, float]:
-    """Inputs: curate, subsets, vae, text. Shards are kept in `ctx.work`, so a killed run continues."""
+    """Inputs: curate, subsets, vae, text; optional init, a DiT whose latent statistics hold. Shards are kept in `ctx.work`, so a killed run continues."""
     cfg: LatentsConfig = ctx.config
     if ctx.rank:
         return {}
@@ -70,7 +70,8 @@ def run(ctx: StageContext) -> dict[str, float]:
         rows = [{"clip_id": c.clip_id, **texts.of(c, cfg)} for c in clips]
         pq.write_table(pa.Table.from_pylist(rows), ctx.out / f"{name}.parquet")
     _encode_text(ctx, texts, device)
-    storage.write_json(ctx.out / "latent_stats.json", stats.result())
+    known = LatentStats.read(ctx.inputs["init"], vae.cfg.z_channels).to_dict() if "init" in ctx.inputs else None
+    storage.write_json(ctx.out / "latent_stats.json", known or stats.result())
     shape = {"resolutions": dict(cfg.resolutions), "frames": cfg.frames, "z_channels": vae.cfg.z_channels}
     storage.write_json(ctx.out / "cache.json", shape)
     return {"videos": len(videos), "images": len(images), "captions": len(texts.texts)}
@@ -158,8 +159,7 @@ class _Captions:
 @torch.no_grad()
 def _encode_text(ctx: StageContext, captions: _Captions, device: torch.device) -> None:
     cfg: LatentsConfig = ctx.config
-    lengths = storage.read_json(ctx.inputs["text"] / LENGTHS_FILE)
-    encoders: TextEncoders = load_text_encoders(ctx.inputs["text"], device, **lengths)
+    encoders = read_text_encoders(ctx.inputs["text"], device)
     texts = list(captions.texts)
     llm, clip, counts = [], [], []
     for start in range(0, len(texts), cfg.text_batch_size):

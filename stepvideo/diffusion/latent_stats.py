@@ -41,6 +41,9 @@ class LatentStats:
             raise ArtifactError(f"{path} must hold a finite mean and a positive std for each of {channels} channels")
         return stats
 
+    def to_dict(self) -> dict[str, list[float]]:
+        return {"mean": self.mean_z.tolist(), "std": self.std_z.tolist()}
+
     def normalise(self, x_nfzhw: Tensor) -> Tensor:
         return (x_nfzhw - _channels(self.mean_z, x_nfzhw)) / _channels(self.std_z, x_nfzhw)
 

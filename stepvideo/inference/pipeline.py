@@ -24,8 +24,9 @@ from stepvideo.diffusion.conditions import FirstFrame, TextFeatures
 from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.diffusion.sampling import RELEASED
 from stepvideo.errors import ArtifactError, StepVideoError
-from stepvideo.inference.provenance import weights_digest
 from stepvideo.inference.settings import MOTION_SCORE, Settings, resolve
+from stepvideo.models.layout import PARTS
+from stepvideo.storage import sampled_digest
 
 SAMPLING_NAMES = {  # diffusers' names of the fields of `Sampling`
     "num_frames": "frames",
@@ -33,7 +34,6 @@ SAMPLING_NAMES = {  # diffusers' names of the fields of `Sampling`
     "guidance_scale": "cfg",
     "guidance_schedule": "cfg_schedule",
 }
-PARTS = {"model": ("transformer",), "vae": ("vae",), "text": ("step_llm", "hunyuan_clip")}
 
 
 @dataclass
@@ -82,13 +82,13 @@ class StepVideoPipeline:
         Raises:
             ArtifactError: names the folder or file that is missing, or the two parts that do not fit each other.
         """
-        folders = {"model": Path(model), "vae": Path(vae or model), "text": Path(text or model)}
+        folders = {"dit": Path(model), "vae": Path(vae or model), "text": Path(text or model)}
         _check_folders(folders)
         if preset and preset not in RELEASED:
             raise StepVideoError(f"preset={preset!r}: choose one of {', '.join(RELEASED)}")
-        engine = Pipeline.prepare(folders["model"], folders["vae"], folders["text"], device, precision)
+        engine = Pipeline.prepare(folders["dit"], folders["vae"], folders["text"], device, precision)
         engine.defaults = RELEASED.get(preset, engine.defaults)
-        return cls(engine, weights_digest(folders[role] / part for role, parts in PARTS.items() for part in parts))
+        return cls(engine, sampled_digest(folders[role] / part for role, parts in PARTS.items() for part in parts))
 
     @property
     def image_to_video(self) -> bool:
@@ -263,7 +263,7 @@ def _check_folders(folders: dict[str, Path]) -> None:
     for role, parts in PARTS.items():
         for part in parts:
             if not (folders[role] / part).is_dir():
-                also = "" if role == "model" else f", or give the folder that has it as `{role}`"
+                also = "" if role == "dit" else f", or give the folder that has it as `{role}`"
                 raise ArtifactError(
                     f"{folders[role]} holds no {part}/; train a model first (make demo), or give the folder of a "
                     f"released one{also}"

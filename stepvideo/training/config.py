@@ -14,6 +14,7 @@ from stepvideo.models.config import (
     StepLLMConfig,
     VAEConfig,
 )
+from stepvideo.models.layout import PARTS
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -120,6 +121,18 @@ class ShippedConfig(StageConfig):
 
     content: str = ""  # digest of the folder: the key follows the weights, not where they lie
     runtime: ShippedRuntime = field(default_factory=ShippedRuntime)
+
+
+@dataclass
+class GivenConfig(StageConfig):
+    """A part of a model from a folder in the released layout."""
+
+    part: str = "dit"  # dit | vae | text
+    content: str = ""  # digest of its files: the key follows the weights, not where they lie
+    runtime: ShippedRuntime = field(default_factory=ShippedRuntime)
+
+    def __post_init__(self) -> None:
+        _one_of("part", self.part, tuple(PARTS))
 
 
 @dataclass

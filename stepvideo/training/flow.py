@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stepvideo.data.draw import rng
 from stepvideo.diffusion.config import SamplingConfig, TimestepConfig
+from stepvideo.diffusion.latent_stats import STATS_FILE
 from stepvideo.diffusion.objectives import velocity_loss
 from stepvideo.diffusion.path import interpolate, velocity
 from stepvideo.diffusion.sampling import Sampling
@@ -61,7 +62,9 @@ def save_model(dit: DiT, out: Path, like: Path, sampling: SamplingConfig | None,
     save_dit(dit, out)
     save_scheduler(out)
     save_model_index(out)
-    stats = like / "transformer" / "latent_stats.json"
-    shutil.copyfile(stats if stats.exists() else like / "latent_stats.json", out / "transformer" / "latent_stats.json")
+    for stats in (like / STATS_FILE, like / Path(STATS_FILE).name):
+        if stats.exists():  # a released model has none: its latents are not normalised
+            shutil.copyfile(stats, out / STATS_FILE)
+            break
     known = Sampling.read(like)
     known.with_({**(asdict(sampling) if sampling else {}), **(size or {})}).write(out)

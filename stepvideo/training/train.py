@@ -107,7 +107,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     text = TextCache(cache)
     torch.manual_seed(cfg.seed)
     if "init" in ctx.inputs:
-        dit = load_dit(ctx.inputs["init"])
+        dit = load_dit(ctx.inputs["init"], dtype=torch.float32)  # released weights are bfloat16
     else:
         dit = DiT(cfg.dit)
         dit.init_weights(torch.Generator().manual_seed(cfg.seed))

@@ -30,7 +30,7 @@ BASE = ["graph=toy_stages", "profile=bare"]
         ("cluster=nope", "available: debug"),
         ("cluster.launcher=pbs", "give one of debug"),
         ("cluster={launcher: debug, concurrency: 2}", "one process: give 1"),
-        ("weights.vae=borrowed", "give one of train, shipped, tune"),
+        ("weights.vae=borrowed", "give one of train, shipped, tune, or a model's folder"),
         ("seed", "written key=value"),
         ("sft_runs=0", "give 1 or more"),
         ("graph=no_such_module", "graph=no_such_module"),

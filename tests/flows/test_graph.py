@@ -67,13 +67,22 @@ def test_an_unknown_until_names_near_ones() -> None:
 def test_the_cascade_is_whole() -> None:
     cfg = compose(["profile=smoke", "weights.text=train", "weights.vae=train"])
     nodes = {n.name: n for n in build(cfg)}
-    assert {n.kind for n in nodes.values()} == set(KINDS) - {"shipped"}
+    assert {n.kind for n in nodes.values()} == set(KINDS) - {"shipped", "given"}
     assert nodes["t2vi_192.s1"].inputs["init"] == "t2i" and nodes["t2vi_540.s4"].inputs["init"] == "t2vi_192.s3"
     assert nodes["sft.1"].inputs["init"] == nodes["sft.2"].inputs["init"] == "t2vi_540.s6"
     assert [n.name for n in nodes.values() if n.final] == ["turbo"]
     until = [n.name for n in build(cfg, "t2i")]
     assert until[-1] == "t2i" and "vae2" in until and not any(n.startswith(("t2vi", "sft")) for n in until)
     assert set(table.STAGES.values()) == set(KINDS)
+
+
+@pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")
+def test_a_cascade_can_start_from_a_folder_of_weights(tiny_models) -> None:
+    given = [f"weights.{part}={tiny_models}" for part in ("text", "vae", "dit")]
+    nodes = {n.name: n for n in build(compose(["profile=smoke", *given]))}
+    assert {nodes[part].kind for part in ("text", "vae", "dit")} == {"given"}
+    assert nodes["t2i"].inputs["init"] == nodes["latents"].inputs["init"] == "dit"
+    assert nodes["dit"].config["runtime"]["path"] == str(tiny_models)
 
 
 @pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")

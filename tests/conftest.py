@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -69,3 +70,16 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage.write_json(root / "transformer" / "latent_stats.json", {"mean": [0.1] * 4, "std": [0.5, 1, 1, 2]})
     Sampling(17, 32, 32, steps=4, cfg=3.0, time_shift=2.0).write(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def browser() -> type:
+    """The `Browser` class of browser.py; skips where there is no Chromium."""
+    pytest.importorskip("websockets", reason="no websockets package to drive a browser with")
+    spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not module.program():
+        pytest.skip("no Chromium here: apt-get install chromium fonts-noto-cjk")
+    return module.Browser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -143,16 +142,3 @@ def cascade(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def evaluation() -> Callable[..., Path]:
     """Writes an evaluation: (folder, skill, runs=None, untestable=(), videos=4, seed=1) → folder."""
     return write_evaluation
-
-
-@pytest.fixture(scope="session")
-def browser() -> type:
-    """The `Browser` class of browser.py; skips where there is no Chromium."""
-    pytest.importorskip("websockets", reason="no websockets package to drive a browser with")
-    spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not module.program():
-        pytest.skip("no Chromium here: apt-get install chromium fonts-noto-cjk")
-    return module.Browser

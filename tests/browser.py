@@ -20,10 +20,12 @@ def program() -> str | None:
 
 
 class Browser:
-    """Use as a context manager. `problems` collects console errors, warnings and exceptions of the page."""
+    """Use as a context manager. `problems` collects console errors, warnings and exceptions of the page, and requests
+    to anywhere but the server whose page was opened."""
 
     def __init__(self, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         self.problems: list[str] = []
+        self.server: str | None = None
         self._folder = tempfile.mkdtemp(prefix="browser-")
         command = [
             str(program()), "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={self._folder}",
@@ -83,11 +85,33 @@ class Browser:
             case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
                 self.problems.append(params["entry"]["text"])
             case "Network.requestWillBeSent" if params["request"]["url"].startswith(("http:", "https:", "ws:", "wss:")):
-                self.problems.append(f"request to {params['request']['url']}")
+                if self.server is None or not params["request"]["url"].startswith(f"{self.server}/"):
+                    self.problems.append(f"request to {params['request']['url']}")
 
-    def open(self, path: Path) -> None:
-        self.call("Page.navigate", url=path.absolute().as_uri())
+    def open(self, page: Path | str) -> None:
+        """A file, or the page of a server, such as http://127.0.0.1:8000."""
+        if isinstance(page, str):
+            self.server = page
+        self.call("Page.navigate", url=f"{page}/" if isinstance(page, str) else page.absolute().as_uri())
         self.until("document.readyState === 'complete'")
+
+    def key(self, key: str, code: int, modifiers: int = 0) -> None:
+        """Press a key; modifiers: 1 Alt, 2 Ctrl, 4 Meta, 8 Shift."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, modifiers=modifiers)
+
+    def type(self, text: str) -> None:
+        """Into what has the focus, as an input method does."""
+        self.call("Input.insertText", text=text)
+
+    def click(self, selector: str) -> None:
+        """In the middle of the first element that matches, as a mouse does."""
+        box = self.run(
+            f"(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); "
+            f"return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.querySelector({json.dumps(selector)}))"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; promises are awaited."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +17,50 @@ from flows import screen
 from flows.lineage import find
 from flows.status import store_of
 from stepvideo.artifact import Artifact, Store
-from stepvideo.errors import ArtifactError
+from stepvideo.diffusion.sampling import default_sampling
+from stepvideo.emulator.memory import Job
+from stepvideo.errors import ArtifactError, ConfigError
+from stepvideo.inference.arguments import memory_of, parallel_of, requests
+from stepvideo.inference.memory.config import MemoryConfig
+from stepvideo.inference.memory.report import plan, read_networks, table
+from stepvideo.inference.requests import Request
+from stepvideo.inference.settings import SAMPLING_NAMES, resolve
+from stepvideo.parallel.launch import exit_code, is_rank, rank, run_ranks
 
 NEWEST_FIRST = ("turbo", "dpo", "average", "sft.1", "t2vi_540.s6", "t2vi_192.s3", "t2i")
 
 
 def generate_command(args: argparse.Namespace) -> int:
     """Generate with the most refined model of the store, with the one that --model refers to, or with a folder in the
-    released layout."""
-    from stepvideo.inference.arguments import requests
-
-    wanted = requests(args)
+    released layout; on several ranks if they are asked for."""
+    memory, ranks = memory_of(args), parallel_of(args)
     folders, lineage = locate(args)
-    screen.console(stderr=True).print("model " + ", ".join(f"{k} {v}" for k, v in lineage.items()), highlight=False)
+    if args.plan:
+        return _plan(args, folders, memory)
+    wanted = requests(args)
+    if ranks.world_size > 1 and not is_rank():
+        return exit_code(run_ranks(["-m", "stepvideo.cli", *sys.argv[1:]], ranks.world_size, quiet=True))
+    names = ", ".join(f"{k} {v}" for k, v in lineage.items())
+    if rank() == 0:
+        screen.console(stderr=True).print(names, highlight=False)
     from stepvideo.inference.generate import generate
     from stepvideo.inference.pipeline import StepVideoPipeline
 
     pipe = StepVideoPipeline.from_pretrained(
-        **folders, device=args.device, precision=args.precision, preset=args.preset
+        **folders,
+        device=args.device,
+        precision=args.precision,
+        preset=args.preset,
+        memory=memory,
+        parallel=ranks,
+        largest=_largest(wanted),
     )
     console = screen.console(stderr=args.json)
-    with _progress(console, args.json) as progress:
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    with _progress(console, args.json or not pipe.is_main) as progress:
         task = progress.add_task("steps", total=None)
         made = generate(
             pipe,
@@ -44,19 +69,41 @@ def generate_command(args: argparse.Namespace) -> int:
             preview=args.preview,
             overwrite=args.overwrite,
             lineage=lineage,
-            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+            say=say if pipe.is_main else lambda _text: None,
             on_step=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    if args.json:
+    if args.json and pipe.is_main:
         rows = [{"path": str(g.path), "nfe": g.nfe, "seconds": g.seconds, "cached": g.cached} for g in made]
         print(json.dumps([row | g.settings.to_dict() for row, g in zip(rows, made)], ensure_ascii=False, indent=1))
-    elif len(made) == 1:
-        again = made[0].path.with_stem(f"{made[0].path.stem}-{args.seed + 1}")
-        prompt = shlex.quote(args.prompt)
-        console.print(
-            f"next: stepvideo generate {prompt} --seed {args.seed + 1} --out {shlex.quote(str(again))}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+    elif len(made) == 1 and pipe.is_main:
+        again, seed = made[0].path.with_stem(f"{made[0].path.stem}-{args.seed + 1}"), args.seed + 1
+        say(f"next: stepvideo generate {shlex.quote(args.prompt)} --seed {seed} --out {shlex.quote(str(again))}")
+    return 0
+
+
+def _largest(wanted: Sequence[Request]) -> dict[str, Any]:
+    """Sizes of the largest video that is asked for, as far as they are said."""
+    names = {"num_frames": "frames", "height": "height", "width": "width"}
+    said = {field: [r.options[name] for r in wanted if name in r.options] for name, field in names.items()}
+    return {field: max(values) for field, values in said.items() if values}
+
+
+def _plan(args: argparse.Namespace, folders: dict[str, Any], memory: MemoryConfig | None) -> int:
+    """What the command would take, before anything is loaded."""
+    model = folders["model"]
+    nets = read_networks(model, folders.get("vae"), folders.get("text"), embedded=args.embeddings is not None)
+    said = {SAMPLING_NAMES[k]: getattr(args, k) for k in SAMPLING_NAMES if getattr(args, k) is not None}
+    unit = nets.vae.spatial_factor * nets.dit.patch_size
+    sampling, notices = resolve(default_sampling(model, args.preset), nets.vae, unit, **said)
+    try:
+        gpus = tuple(float(g) for g in args.gpus.split(","))
+    except ValueError:
+        raise ConfigError(f"--gpus {args.gpus}: give sizes in GB, such as 80,48,24") from None
+    job = Job(sampling, precision=args.precision)
+    if args.json:
+        print(json.dumps(plan(nets, job, gpus, memory), indent=1))
+    else:
+        print("\n".join([*notices, table(nets, job, gpus, memory)]))
     return 0
 
 

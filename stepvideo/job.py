@@ -15,26 +15,23 @@ import json
 import os
 import platform
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stepvideo import __version__, artifact, storage
 from stepvideo.errors import EXIT_PREEMPTED, Preempted, StageFailed, StepVideoError
 from stepvideo.fingerprint import fingerprint
+from stepvideo.parallel.launch import handle_signals, is_rank, run_ranks
 from stepvideo.sink import JsonlSink, NullSink
 from stepvideo.stage import RunFn, StageContext, StageSpec, kind, resolve
 
 EXIT_BUSY = 3
 HEARTBEAT_S = 2.0
-RANKS_GRACE_S = 10.0  # given to the other ranks to end by themselves once one has failed
 EXPECT_CODE = "STEPVIDEO_ANY_CODE"  # set to run a spec with other code than it was planned with
 
 
@@ -43,7 +40,7 @@ def main(stage_dir: str | Path) -> int:
     directory = Path(stage_dir).absolute()
     spec = StageSpec.read(directory / "spec.json")
     nproc = int(spec.config.get("runtime", {}).get("nproc", 1))
-    if nproc > 1 and "RANK" not in os.environ:
+    if nproc > 1 and not is_rank():
         return _ranks(directory, nproc)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if rank:
@@ -59,51 +56,12 @@ def main(stage_dir: str | Path) -> int:
 
 
 def _ranks(directory: Path, nproc: int) -> int:
-    """Run `nproc` ranks of this job as child processes of one process group; the worst exit code wins."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    shared = {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc)}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "stepvideo.job", str(directory)]
+    """Run `nproc` ranks of this job; the worst exit code wins."""
     (directory / "error.json").unlink(missing_ok=True)
-    children = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)})
-        for r in range(nproc)
-    ]
-
-    def forward(number: int, _: object) -> None:
-        for c in children:
-            if c.poll() is None:
-                c.send_signal(number)
-
-    with _handle_signals(forward):
-        codes = _wait_for_all(children)
-    for rank, code in enumerate(codes):
-        if code < 0:
-            print(f"rank {rank} was ended by signal {-code}", file=sys.stderr)
+    codes = run_ranks(["-m", "stepvideo.job", str(directory)], nproc)
     if EXIT_BUSY in codes:
         return EXIT_BUSY
     return 1 if any(c not in (0, EXIT_PREEMPTED) for c in codes) else max(codes)
-
-
-def _wait_for_all(children: list[subprocess.Popen[bytes]]) -> list[int]:
-    """Exit codes of all. When one fails the others would wait for it in a collective, so they are ended."""
-    while None in (codes := [c.poll() for c in children]):
-        if any(code not in (None, 0, EXIT_PREEMPTED) for code in codes):
-            deadline = time.monotonic() + RANKS_GRACE_S
-            for c in children:
-                if c.poll() is None:
-                    c.terminate()
-            for c in children:
-                try:
-                    c.wait(max(0.0, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    c.kill()
-                    c.wait()
-            break
-        time.sleep(0.05)
-    return [c.wait() for c in children]
 
 
 def _guarded(spec: StageSpec, directory: Path, rank: int, world_size: int) -> int:
@@ -161,7 +119,7 @@ def _run(spec: StageSpec, directory: Path, rank: int, world_size: int, sink: Jso
     stop = threading.Event()
     started = time.time()
     ctx = StageContext(config, inputs, tmp, work, sink, rank, world_size, stop)
-    with _handle_signals(lambda *_: stop.set()):  # training saves at the next step boundary (notes/mlops §5.5)
+    with handle_signals(lambda *_: stop.set()):  # training saves at the next step boundary (notes/mlops §5.5)
         metrics = run_fn(ctx)
     if rank == 0:
         _finish(spec, directory, metrics, started)
@@ -224,20 +182,6 @@ def _set_threads(threads: int, world_size: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(count)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(count)
-
-
-@contextlib.contextmanager
-def _handle_signals(handler: Any) -> Iterator[None]:
-    """SIGTERM, SIGUSR1 and SIGUSR2 go to `handler` (only the main thread can); the former handlers come back after."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
-    try:
-        yield
-    finally:
-        for s, f in former.items():
-            signal.signal(s, f if f is not None else signal.SIG_DFL)
 
 
 class _Heartbeat:

@@ -24,7 +24,7 @@ from stepvideo.diffusion.image_condition import cover_crop
 from stepvideo.diffusion.latent_stats import LatentStats
 from stepvideo.diffusion.noise import generator, noise
 from stepvideo.diffusion.pixels import to_float, to_uint8
-from stepvideo.diffusion.sampling import RELEASED, Sampling
+from stepvideo.diffusion.sampling import Sampling, default_sampling
 from stepvideo.diffusion.schedule import sigmas
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.models import checkpoints
@@ -100,13 +100,12 @@ class Pipeline:
                 f"the transformer in {transformer} reads text features of widths {list(dit_cfg.caption_channels)}, the "
                 f"encoders in {text} give {widths}; give the encoders that it was trained with"
             )
-        released = RELEASED["ti2v" if dit_cfg.use_additional_conditions else "t2v"]
         return cls(
             Component(dit_cfg, lambda d: checkpoints.load_dit(transformer, d, dtype).requires_grad_(False), where),
             Component(vae_cfg, lambda d: checkpoints.load_vae(vae, d, dtype).requires_grad_(False), where),
             Component(widths, partial(read_text_encoders, text), where),
             LatentStats.read(transformer, dit_cfg.in_channels),
-            Sampling.read(transformer, released),
+            default_sampling(transformer),
             where,
             precision,
         )

@@ -14,6 +14,7 @@ from typing import Any
 from stepvideo import storage
 from stepvideo.diffusion.config import GUIDANCE, GuidanceConfig, ScheduleConfig
 from stepvideo.errors import ArtifactError, ConfigError
+from stepvideo.models.config_files import dit_config
 
 FILE = "sampling.json"
 
@@ -67,7 +68,7 @@ class Sampling:
 
     @classmethod
     def read(cls, root: Path, released: Sampling | None = None) -> Sampling:
-        """The defaults of the model in `root`, or what was recommended for the released one.
+        """The defaults of the model in `root`; without any `released`, or those of text-to-video.
 
         Raises:
             ArtifactError: the file is damaged or holds an impossible value.
@@ -83,3 +84,17 @@ class Sampling:
 
 RELEASED = {"t2v": Sampling(), "ti2v": Sampling(frames=102), "turbo": Sampling(steps=10, cfg=5.0, time_shift=17.0)}
 """What the READMEs of the released models recommend; for Turbo 10 to 15 steps, at constant guidance."""
+
+
+def default_sampling(root: Path, preset: str = "") -> Sampling:
+    """Of the model in `root`: the preset's if one is named, else its own, else those of its released kind.
+
+    Raises:
+        ConfigError: no such preset.
+        ArtifactError: see `Sampling.read`.
+    """
+    if preset:
+        if preset not in RELEASED:
+            raise ConfigError(f"preset={preset!r}: choose one of {', '.join(RELEASED)}")
+        return RELEASED[preset]
+    return Sampling.read(root, RELEASED["ti2v" if dit_config(root).use_additional_conditions else "t2v"])

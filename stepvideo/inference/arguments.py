@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stepvideo.errors import StepVideoError
+from stepvideo.errors import ConfigError, StepVideoError
+from stepvideo.inference.memory.config import OFFLOAD, QUANTIZATION, TEXT, MemoryConfig
 from stepvideo.inference.requests import OPTIONS, Request, from_file
+from stepvideo.parallel.config import ParallelConfig
 
 HELP = "a video, or many, from Chinese or English prompts"
 SPELLED = {  # option on the command line: argument of the pipeline
@@ -26,6 +29,7 @@ SPELLED = {  # option on the command line: argument of the pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `generate` makes, and how the machine is used for it."""
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help='for example "一个红色的圆向右移动"')
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line, or .jsonl with settings a line")
     parser.add_argument("--out", type=Path, metavar="FILE.mp4", help="a folder with --prompts or --videos")
@@ -38,9 +42,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, default=25, metavar="FLOAT", help="frames a second of the file (25)")
     parser.add_argument("--preview", default="", choices=("png", "gif"), help="a picture of it beside the mp4")
     parser.add_argument("--overwrite", action="store_true", help="replace files that other settings made")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--precision", default="bf16", metavar="NAME", help="bf16 or fp32")
+    parser.add_argument("--embeddings", type=Path, metavar="FILE", help="text features made by `stepvideo embed`")
+    parser.add_argument("--plan", action="store_true", help="print the memory it would take, and load nothing")
+    parser.add_argument("--gpus", default="80,48,24", metavar="GB,…", help="with --plan: the cards to consider")
+    add_machine(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of progress")
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Device, precision, memory and ranks; also of other commands that open a whole model."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
+    group.add_argument("--precision", default="bf16", metavar="NAME", help="bf16 or fp32")
+    text = "memory options (none given: the fastest that fit, by prediction)"
+    group = parser.add_argument_group(text)
+    group.add_argument("--offload", choices=OFFLOAD, help="keep networks, or single layers, in host memory until used")
+    group.add_argument("--prefetch", type=int, metavar="INT", help="with --offload layer: layers copied ahead (1)")
+    group.add_argument("--quantization", choices=QUANTIZATION, help="of the DiT's blocks; changes the result slightly")
+    group.add_argument("--vae-tile", type=int, metavar="PIXELS", help="decode in squares; changes the result slightly")
+    group.add_argument("--vae-overlap", type=int, metavar="PIXELS", help="of neighbouring tiles (64)")
+    group.add_argument(
+        "--text-encoders", dest="text_rest", choices=TEXT, help="keep them, free them, or run them apart"
+    )
+    group.add_argument("--guidance-in-turn", action="store_true", help="not in one batch: half the activations")
+    group = parser.add_argument_group("several devices (also under torchrun)")
+    group.add_argument("--nproc", type=int, metavar="N", help="ranks to start on this machine")
+    group.add_argument("--tensor", type=int, metavar="N", help="ranks that share heads and widths")
+    group.add_argument("--ulysses", type=int, metavar="N", help="ranks that share tokens")
+    group.add_argument("--cfg-ranks", type=int, metavar="N", help="ranks that share guidance's halves (2)")
+
+
+def memory_of(args: argparse.Namespace) -> MemoryConfig | None:
+    """The options given; None when none is.
+
+    Raises:
+        ConfigError: an impossible value.
+    """
+    names = {"text_rest": "text"} | {k: k for k in ("offload", "prefetch", "quantization", "vae_tile", "vae_overlap")}
+    given = {field: getattr(args, name) for name, field in names.items() if getattr(args, name) is not None}
+    given |= {"cfg_batched": False} if args.guidance_in_turn else {}
+    try:
+        return MemoryConfig(**given) if given else None
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
+
+
+def parallel_of(args: argparse.Namespace) -> ParallelConfig:
+    """The degrees given; ranks for which none is given share guidance's halves, then tokens.
+
+    Raises:
+        ConfigError: degrees whose product is not --nproc.
+    """
+    given = {"tensor": args.tensor, "ulysses": args.ulysses, "cfg": args.cfg_ranks}
+    ranks = args.nproc or int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        if any(given.values()):
+            config = ParallelConfig(**{k: v for k, v in given.items() if v is not None})
+            if ranks > 1 and config.world_size != ranks:
+                raise ConfigError(
+                    f"--nproc {ranks}: tensor · ulysses · cfg-ranks is {config.world_size}; make them equal"
+                )
+            return config
+        return ParallelConfig(cfg=2, ulysses=ranks // 2) if ranks % 2 == 0 else ParallelConfig(ulysses=ranks)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
 
 
 def requests(args: argparse.Namespace) -> list[Request]:

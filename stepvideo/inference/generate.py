@@ -59,7 +59,10 @@ def generate(
             say(f"{request.out.name}: {notice}")
     _check_distinct(requests)
     made_by = [_made_by(pipe, settings, fps, lineage or {}) for settings, _ in plans]
-    todo = [not _is_there(r.out, made, overwrite) for r, made in zip(requests, made_by)]
+    there = pipe.agree(lambda: [_is_there(r.out, made, overwrite) for r, made in zip(requests, made_by)])
+    todo = [not t for t in there]
+    for notice in pipe.notices:
+        say(notice)
     texts = [s.text for (s, _), wanted in zip(plans, todo) if wanted]
     negatives = {s.negative_prompt for (s, _), wanted in zip(plans, todo) if wanted}
     for notice in pipe.text_notices(list(dict.fromkeys(texts))):
@@ -80,7 +83,8 @@ def generate(
 
         arguments = {**request.options, **({"image": request.image} if request.image else {})}
         out = pipe(request.prompt, seed=request.seed, prompt_embeds=features, callback_on_step_end=count, **arguments)
-        write_output(request.out, out.frames[0], made, fps, preview, min_side)
+        if pipe.is_main:
+            write_output(request.out, out.frames[0], made, fps, preview, min_side)
         seconds = time.perf_counter() - started
         results.append(Generated(request.out, settings, out.nfe, seconds))
         done += settings.sampling.steps

@@ -10,10 +10,10 @@ Shape legend: T frames, H height, W width, f latent frames, z latent channels, h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,18 +22,17 @@ from torch import Tensor
 from stepvideo.data.video_io import read_image
 from stepvideo.diffusion.conditions import FirstFrame, TextFeatures
 from stepvideo.diffusion.pipeline import Pipeline
-from stepvideo.diffusion.sampling import RELEASED
+from stepvideo.diffusion.sampling import default_sampling
 from stepvideo.errors import ArtifactError, StepVideoError
-from stepvideo.inference.settings import MOTION_SCORE, Settings, resolve
+from stepvideo.inference.build import build, choose_memory, start_ranks
+from stepvideo.inference.memory.config import MemoryConfig
+from stepvideo.inference.settings import MOTION_SCORE, SAMPLING_NAMES, Settings, resolve
 from stepvideo.models.layout import PARTS
+from stepvideo.parallel.apply import ParallelContext
+from stepvideo.parallel.config import ParallelConfig
 from stepvideo.storage import sampled_digest
 
-SAMPLING_NAMES = {  # diffusers' names of the fields of `Sampling`
-    "num_frames": "frames",
-    "num_inference_steps": "steps",
-    "guidance_scale": "cfg",
-    "guidance_schedule": "cfg_schedule",
-}
+T = TypeVar("T")
 
 
 @dataclass
@@ -52,10 +51,15 @@ class StepVideoPipeline:
     Args:
         engine: the networks and how they are placed.
         digest: of the weights, for the metadata of what is generated.
+        ranks: that share the work; all make the same calls and get the same results.
+
+    Attributes:
+        notices: what people should know of how the model was opened.
     """
 
-    def __init__(self, engine: Pipeline, digest: str = "") -> None:
-        self.engine, self.digest = engine, digest
+    def __init__(self, engine: Pipeline, digest: str = "", ranks: ParallelContext | None = None) -> None:
+        self.engine, self.digest, self.ranks = engine, digest, ranks
+        self.notices: list[str] = []
 
     @classmethod
     def from_pretrained(
@@ -67,6 +71,9 @@ class StepVideoPipeline:
         device: str = "auto",
         precision: str = "bf16",
         preset: str = "",
+        memory: MemoryConfig | None = None,
+        parallel: ParallelConfig | None = None,
+        largest: Mapping[str, Any] | None = None,
     ) -> StepVideoPipeline:
         """Open a model in the released layout; nothing but configurations is read yet.
 
@@ -78,17 +85,37 @@ class StepVideoPipeline:
             precision: bf16 | fp32. Where bf16 is not native, fp32 is taken.
             preset: t2v | ti2v | turbo: steps, guidance, shift and size as recommended for that released model, in place
                 of the defaults that the folder holds (a released folder holds none; t2v or ti2v is seen, Turbo is not).
+            memory: how speed is traded for memory; by default the fastest options that fit the device by prediction,
+                exact ones if any do.
+            parallel: how the ranks of this run (torchrun, or `stepvideo generate --nproc`) share the work.
+            largest: fields of `Sampling` of the largest video to come, for that prediction; by default the model's.
 
         Raises:
             ArtifactError: names the folder or file that is missing, or the two parts that do not fit each other.
         """
         folders = {"dit": Path(model), "vae": Path(vae or model), "text": Path(text or model)}
         _check_folders(folders)
-        if preset and preset not in RELEASED:
-            raise StepVideoError(f"preset={preset!r}: choose one of {', '.join(RELEASED)}")
-        engine = Pipeline.prepare(folders["dit"], folders["vae"], folders["text"], device, precision)
-        engine.defaults = RELEASED.get(preset, engine.defaults)
-        return cls(engine, sampled_digest(folders[role] / part for role, parts in PARTS.items() for part in parts))
+        notice = ""
+        ranks = start_ranks(parallel, folders["dit"], device)
+        if memory is None:
+            sampling = replace(default_sampling(folders["dit"], preset), **(largest or {}))
+            memory, notice = choose_memory(**folders, sampling=sampling, device=device, precision=precision)
+        engine = build(**folders, device=device, precision=precision, memory=memory, ranks=ranks)
+        engine.defaults = default_sampling(folders["dit"], preset)
+        pipe = cls(
+            engine, sampled_digest(folders[role] / part for role, parts in PARTS.items() for part in parts), ranks
+        )
+        pipe.notices = [notice] if notice else []
+        return pipe
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and talks."""
+        return self.ranks is None or self.ranks.is_main
+
+    def agree(self, found: Callable[[], T]) -> T:
+        """What rank 0 finds, on every rank: ranks must not each look at files that one of them is about to write."""
+        return found() if self.ranks is None else self.ranks.agree(found)
 
     @property
     def image_to_video(self) -> bool:

@@ -11,6 +11,16 @@ from stepvideo.models.config import VAEConfig
 
 MOTION_SCORE = 5.0  # of image-to-video: 2 is stable, 5 the released recommendation, 10 to 20 intense
 
+SAMPLING_NAMES = {  # diffusers' names of the fields of `Sampling`
+    "height": "height",
+    "width": "width",
+    "time_shift": "time_shift",
+    "num_frames": "frames",
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg",
+    "guidance_schedule": "cfg_schedule",
+}
+
 
 @dataclass(frozen=True)
 class Settings:

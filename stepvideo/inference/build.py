@@ -1,0 +1,135 @@
+"""A pipeline's networks, read and placed as memory and parallel options say; the networks know nothing of either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from stepvideo.diffusion.component import Component
+from stepvideo.diffusion.pipeline import Pipeline, best_device, read_text_encoders
+from stepvideo.diffusion.sampling import Sampling
+from stepvideo.emulator.memory import Job
+from stepvideo.errors import ConfigError, StepVideoError
+from stepvideo.inference.memory.config import MemoryConfig
+from stepvideo.inference.memory.decode import decode, decode_tiled
+from stepvideo.inference.memory.offload import offload_layers
+from stepvideo.inference.memory.plan import GIB, choose, smallest, survey
+from stepvideo.inference.memory.quantize import quantize_layers
+from stepvideo.inference.memory.report import read_networks
+from stepvideo.models.checkpoints import load_dit
+from stepvideo.models.config_files import dit_config
+from stepvideo.models.dit import DiT
+from stepvideo.models.text_encoders import TextEncoders
+from stepvideo.models.video_vae import VideoVAE
+from stepvideo.parallel.apply import ParallelContext
+from stepvideo.parallel.config import ParallelConfig
+
+CPU = torch.device("cpu")
+
+
+def build(
+    dit: Path, vae: Path, text: Path, device: str, precision: str, memory: MemoryConfig, ranks: ParallelContext | None
+) -> Pipeline:
+    """`Pipeline.prepare`, with the networks placed by `memory` and divided over `ranks`.
+
+    Raises:
+        ArtifactError: see `Pipeline.prepare`.
+        ConfigError: options that exclude each other.
+    """
+    if ranks is not None and ranks.config.tensor > 1 and memory.quantization != "none":
+        raise ConfigError(
+            f"memory.quantization={memory.quantization} and parallel.tensor={ranks.config.tensor}: quantized matrices "
+            "cannot be divided; use parallel.ulysses or parallel.cfg, or give up one of the two"
+        )
+    engine = Pipeline.prepare(dit, vae, text, str(ranks.device) if ranks else device, precision)
+    dtype = torch.float32 if engine.precision == "fp32" else None
+    by_layer = memory.offload == "layer"
+    rest = "device" if memory.offload == "none" else "host"
+    read = _finish_dit(partial(load_dit, dit, dtype=dtype), memory, ranks, engine.device)
+    engine.dit = Component(engine.dit.cfg, read, engine.device, "device" if by_layer else rest)
+    engine.vae.rest = rest
+    if memory.text == "free":
+        engine.text.rest = "nowhere"
+    elif memory.text == "resident":
+        engine.text.rest = "device" if by_layer else rest
+    if by_layer:
+        engine.text = Component(
+            engine.text.cfg, partial(_text_by_layer, text, engine.device, memory), CPU, engine.text.rest
+        )
+    engine.batched_guidance = memory.cfg_batched
+    tiles = {"tile": memory.vae_tile, "overlap": memory.vae_overlap}
+    if ranks is None:
+        engine.decoder = partial(decode, **tiles)
+    else:
+        engine.velocity = ranks.velocity
+        engine.decoder = partial(ranks.decode, decoder=partial(decode_tiled, **tiles) if tiles["tile"] else _whole)
+    return engine
+
+
+def _whole(vae: VideoVAE, z: torch.Tensor) -> torch.Tensor:
+    return vae.decode(z, boundary_mix=False)
+
+
+def _finish_dit(
+    read: Callable[[torch.device], DiT], memory: MemoryConfig, ranks: ParallelContext | None, device: torch.device
+) -> Callable[[torch.device], DiT]:
+    """`read`, then divided, quantized and its blocks' weights sent to where they wait."""
+
+    def finish(wanted: torch.device) -> DiT:
+        plain = memory.quantization == "none" and memory.offload != "layer"
+        dit = read(wanted if plain and ranks is None else CPU).requires_grad_(False)
+        if ranks is not None:
+            ranks.divide(dit)
+        if memory.quantization != "none":
+            quantize_layers(dit.transformer_blocks, memory.quantization, device)
+        if memory.offload == "layer":
+            offload_layers(dit, list(dit.transformer_blocks), device, memory.prefetch)
+            return dit
+        return dit.to(wanted)
+
+    return finish
+
+
+def _text_by_layer(text: Path, device: torch.device, memory: MemoryConfig, _wanted: torch.device) -> TextEncoders:
+    encoders = read_text_encoders(text, CPU)
+    encoders.clip_text.to(device)
+    offload_layers(encoders.step_llm, list(encoders.step_llm.transformer.layers), device, memory.prefetch)
+    return encoders
+
+
+def choose_memory(
+    dit: Path, vae: Path, text: Path, sampling: Sampling, device: str, precision: str
+) -> tuple[MemoryConfig, str]:
+    """The fastest options that fit the device by prediction, exact ones if any do; and a notice when they are not the
+    defaults.
+
+    Raises:
+        StepVideoError: nothing fits; says what the least would be.
+    """
+    where = best_device(device)
+    if where.type != "cuda":
+        return MemoryConfig(), ""
+    plans = survey(read_networks(dit, vae, text), Job(sampling, precision=precision))
+    total = torch.cuda.get_device_properties(where).total_memory
+    found = choose([p for p in plans if p.memory.exact], total) or choose(plans, total)
+    if found is None:
+        least = smallest(plans)
+        raise StepVideoError(
+            f"{sampling.frames} frames of {sampling.height}x{sampling.width} need {least.peak / GIB:.1f} GiB at least "
+            f"({least.memory.describe()}), this card has {total / GIB:.1f}; choose fewer frames, a smaller size, or "
+            "several cards (--nproc)"
+        )
+    if found.memory == MemoryConfig():
+        return found.memory, ""
+    exact = "" if found.memory.exact else "; the result changes slightly"
+    return found.memory, f"memory: {found.memory.describe()} ({found.peak / GIB:.1f} GiB predicted{exact})"
+
+
+def start_ranks(config: ParallelConfig | None, dit: Path, device: str) -> ParallelContext | None:
+    """Meet the other ranks of this run, if the configuration asks for any."""
+    if config is None or config.world_size == 1:
+        return None
+    return ParallelContext.start(config, dit_config(dit), device)

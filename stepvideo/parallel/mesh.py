@@ -1,0 +1,63 @@
+"""The ranks of this run as a mesh with named dimensions, from the environment that torchrun, srun or `launch` set."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from stepvideo.errors import StepVideoError
+from stepvideo.parallel.config import ParallelConfig
+
+DIMENSIONS = ("cfg", "ulysses", "tensor")  # the last one talks most: neighbouring ranks
+TIMEOUT_S = 600.0
+
+
+def connect(config: ParallelConfig, device: str = "auto", timeout_s: float = TIMEOUT_S) -> DeviceMesh:
+    """Meet the other ranks; the process group is closed when the process ends, or by `disconnect`.
+
+    Args:
+        device: auto (CUDA where there is one) | cpu | cuda. Each rank takes the CUDA device of its LOCAL_RANK.
+        timeout_s: how long a collective waits for a rank before it fails.
+
+    Raises:
+        StepVideoError: another number of ranks than the degrees ask for, or more than there are devices.
+    """
+    _check_ranks(config)
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device).type
+    if kind == "cuda":
+        local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local >= count:
+            raise StepVideoError(
+                f"local rank {local} has no device: this machine has {count}; start at most {count} ranks on it"
+            )
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
+        atexit.register(disconnect)
+    return init_device_mesh(kind, (config.cfg, config.ulysses, config.tensor), mesh_dim_names=DIMENSIONS)
+
+
+def disconnect() -> None:
+    """Leave the other ranks; harmless when there are none."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _check_ranks(config: ParallelConfig) -> None:
+    wanted = config.world_size
+    product = " · ".join(f"{name} {getattr(config, name)}" for name in reversed(DIMENSIONS))
+    if "RANK" not in os.environ:
+        raise StepVideoError(
+            f"parallel: {product} = {wanted} ranks, but this process is alone; start it with --nproc {wanted}, or "
+            f"under torchrun --nproc-per-node {wanted}"
+        )
+    if (found := int(os.environ["WORLD_SIZE"])) != wanted:
+        raise StepVideoError(
+            f"parallel: {product} = {wanted} ranks, but {found} were started; start {wanted}, or choose degrees whose "
+            f"product is {found}"
+        )

@@ -79,7 +79,7 @@ class LayerOffload:
             return
         with self._side or nullcontext():
             for module, name, host in self._slots[i]:
-                copied = host.to(self.device, non_blocking=True, copy=True)
+                copied = _inside(host, lambda t: t.to(self.device, non_blocking=True, copy=True))
                 module._parameters[name] = nn.Parameter(copied, requires_grad=False)
             self.resident[i] = self._side.record_event() if self._side is not None else None
         self.copies += 1

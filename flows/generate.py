@@ -119,10 +119,13 @@ def locate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     if model is None or not (model / "transformer").is_dir():
         artifact = find(store, args.model) if args.model else _best(store)
         model = artifact.out
-    folders, names = {"model": model}, {"model": _name(artifact, model)}
+    folders: dict[str, Any] = {"model": model}
+    names = {"model": _name(artifact, model)}
     for role, part in (("vae", "vae"), ("text", "step_llm")):
         given: str = getattr(args, role)
-        if given and (Path(given) / part).is_dir():
+        if given.startswith(("http://", "https://")):
+            folders[role] = names[role] = given
+        elif given and (Path(given) / part).is_dir():
             folders[role], names[role] = Path(given), Path(given).resolve().name
         elif behind := find(store, given) if given else _behind(store, artifact, role, model / part):
             folders[role], names[role] = behind.out, _name(behind, behind.out)

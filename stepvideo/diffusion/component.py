@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -28,14 +29,22 @@ class Component(Generic[C, M]):
         cfg: the network's configuration.
         load: reads the network onto a device.
         device: where it computes.
+        origin: the folder or address that it comes from, for messages.
         rest: where it waits between uses: on its device, on the host ("component offload"), or nowhere, which reads it
             again for the next use.
     """
 
-    def __init__(self, cfg: C, load: Callable[[torch.device], M], device: torch.device, rest: str = "device") -> None:
+    def __init__(
+        self,
+        cfg: C,
+        load: Callable[[torch.device], M],
+        device: torch.device,
+        rest: str = "device",
+        origin: Path | str = "",
+    ) -> None:
         if rest not in RESTS:
             raise ValueError(f"rest={rest!r}: choose one of {', '.join(RESTS)}")
-        self.cfg, self.device, self.rest = cfg, device, rest
+        self.cfg, self.device, self.rest, self.origin = cfg, device, rest, origin
         self._load, self._held, self._users = load, None, 0
 
     @contextmanager

@@ -81,34 +81,50 @@ class Pipeline:
         return pipe
 
     @classmethod
-    def prepare(cls, transformer: Path, vae: Path, text: Path, device: str, precision: str) -> Pipeline:
-        """`load`, but each network's weights are read when it is first used."""
+    def prepare(
+        cls,
+        transformer: Path,
+        vae: Path | Component[VAEConfig, VideoVAE],
+        text: Path | Component[list[int], TextEncoders],
+        device: str,
+        precision: str,
+    ) -> Pipeline:
+        """`load`, but each network's weights are read when it is first used; the VAE and the text encoders may be
+        anything that answers as they do."""
         if precision not in ("bf16", "fp32"):
             raise StepVideoError(f"precision={precision!r}: choose bf16 or fp32")
         where = best_device(device)
         precision = precision if supports_bf16(where) else "fp32"
         dtype = torch.float32 if precision == "fp32" else None
-        dit_cfg, vae_cfg = checkpoints.dit_config(transformer), checkpoints.vae_config(vae)
-        widths = [checkpoints.step_llm_config(text).hidden_size, checkpoints.clip_text_config(text).hidden_size]
-        if dit_cfg.in_channels != vae_cfg.z_channels:
-            raise ArtifactError(
-                f"the transformer in {transformer} works on {dit_cfg.in_channels} latent channels, the VAE in {vae} "
-                f"has {vae_cfg.z_channels}; give the VAE that it was trained with"
-            )
-        if list(dit_cfg.caption_channels) != widths[: len(dit_cfg.caption_channels)]:
-            raise ArtifactError(
-                f"the transformer in {transformer} reads text features of widths {list(dit_cfg.caption_channels)}, the "
-                f"encoders in {text} give {widths}; give the encoders that it was trained with"
-            )
-        return cls(
-            Component(dit_cfg, lambda d: checkpoints.load_dit(transformer, d, dtype).requires_grad_(False), where),
-            Component(vae_cfg, lambda d: checkpoints.load_vae(vae, d, dtype).requires_grad_(False), where),
-            Component(widths, partial(read_text_encoders, text), where),
+        dit_cfg = checkpoints.dit_config(transformer)
+
+        def read_dit(on: torch.device) -> DiT:
+            return checkpoints.load_dit(transformer, on, dtype).requires_grad_(False)
+
+        pipe = cls(
+            Component(dit_cfg, read_dit, where, origin=transformer),
+            vae if isinstance(vae, Component) else vae_component(vae, where, dtype),
+            text if isinstance(text, Component) else text_component(text, where),
             LatentStats.read(transformer, dit_cfg.in_channels),
             default_sampling(transformer),
             where,
             precision,
         )
+        pipe._check_fit()
+        return pipe
+
+    def _check_fit(self) -> None:
+        dit, vae, widths = self.dit.cfg, self.vae.cfg, self.text.cfg
+        if dit.in_channels != vae.z_channels:
+            raise ArtifactError(
+                f"the transformer in {self.dit.origin} works on {dit.in_channels} latent channels, the VAE in "
+                f"{self.vae.origin} has {vae.z_channels}; give the VAE that it was trained with"
+            )
+        if list(dit.caption_channels) != widths[: len(dit.caption_channels)]:
+            raise ArtifactError(
+                f"the transformer in {self.dit.origin} reads text features of widths {list(dit.caption_channels)}, the "
+                f"encoders in {self.text.origin} give {widths}; give the encoders that it was trained with"
+            )
 
     def latent_shape(self, sampling: Sampling) -> tuple[int, int, int, int]:
         """(f, z, h, w) of a video of this size.
@@ -278,6 +294,21 @@ class Pipeline:
         """bf16 arithmetic on fp32 weights; weights saved in bf16 compute in it anyway."""
         wanted = self.precision == "bf16" and _dtype(network) == torch.float32
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def vae_component(root: Path, device: torch.device, dtype: torch.dtype | None) -> Component[VAEConfig, VideoVAE]:
+    """The VAE in `root`, in its saved dtype or `dtype`."""
+
+    def read(on: torch.device) -> VideoVAE:
+        return checkpoints.load_vae(root, on, dtype).requires_grad_(False)
+
+    return Component(checkpoints.vae_config(root), read, device, origin=root)
+
+
+def text_component(root: Path, device: torch.device) -> Component[list[int], TextEncoders]:
+    """The text encoders in `root`, in their saved dtypes."""
+    widths = [checkpoints.step_llm_config(root).hidden_size, checkpoints.clip_text_config(root).hidden_size]
+    return Component(widths, partial(read_text_encoders, root), device, origin=root)
 
 
 def read_text_encoders(root: Path, device: torch.device) -> TextEncoders:

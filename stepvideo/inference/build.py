@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -19,7 +21,10 @@ from stepvideo.inference.memory.offload import offload_layers
 from stepvideo.inference.memory.plan import GIB, choose, smallest, survey
 from stepvideo.inference.memory.quantize import quantize_layers
 from stepvideo.inference.memory.report import read_networks
+from stepvideo.inference.serve.access import TOKEN_VARIABLE
+from stepvideo.inference.serve.remote import RemoteTextEncoders, RemoteVAE
 from stepvideo.models.checkpoints import load_dit
+from stepvideo.models.config import VAEConfig
 from stepvideo.models.config_files import dit_config
 from stepvideo.models.dit import DiT
 from stepvideo.models.text_encoders import TextEncoders
@@ -28,12 +33,22 @@ from stepvideo.parallel.apply import ParallelContext
 from stepvideo.parallel.config import ParallelConfig
 
 CPU = torch.device("cpu")
+Text = Component[list[int], TextEncoders]
 
 
 def build(
-    dit: Path, vae: Path, text: Path, device: str, precision: str, memory: MemoryConfig, ranks: ParallelContext | None
+    dit: Path,
+    vae: Path | str,
+    text: Path | str,
+    device: str,
+    precision: str,
+    memory: MemoryConfig,
+    ranks: ParallelContext | None,
 ) -> Pipeline:
     """`Pipeline.prepare`, with the networks placed by `memory` and divided over `ranks`.
+
+    Args:
+        vae, text: folders, or http addresses of `stepvideo serve`.
 
     Raises:
         ArtifactError: see `Pipeline.prepare`.
@@ -44,21 +59,16 @@ def build(
             f"memory.quantization={memory.quantization} and parallel.tensor={ranks.config.tensor}: quantized matrices "
             "cannot be divided; use parallel.ulysses or parallel.cfg, or give up one of the two"
         )
-    engine = Pipeline.prepare(dit, vae, text, str(ranks.device) if ranks else device, precision)
+    where = ranks.device if ranks else best_device(device)
+    engine = Pipeline.prepare(dit, _remote_vae(vae, where), _remote_text(text, where), str(where), precision)
     dtype = torch.float32 if engine.precision == "fp32" else None
     by_layer = memory.offload == "layer"
     rest = "device" if memory.offload == "none" else "host"
     read = _finish_dit(partial(load_dit, dit, dtype=dtype), memory, ranks, engine.device)
     engine.dit = Component(engine.dit.cfg, read, engine.device, "device" if by_layer else rest)
-    engine.vae.rest = rest
-    if memory.text == "free":
-        engine.text.rest = "nowhere"
-    elif memory.text == "resident":
-        engine.text.rest = "device" if by_layer else rest
-    if by_layer:
-        engine.text = Component(
-            engine.text.cfg, partial(_text_by_layer, text, engine.device, memory), CPU, engine.text.rest
-        )
+    engine.vae.rest = rest if not is_url(vae) else "device"
+    if not is_url(text):
+        engine.text = _place_text(engine.text, Path(text), memory, engine.device)
     engine.batched_guidance = memory.cfg_batched
     tiles = {"tile": memory.vae_tile, "overlap": memory.vae_overlap}
     if ranks is None:
@@ -84,7 +94,9 @@ def _finish_dit(
         if ranks is not None:
             ranks.divide(dit)
         if memory.quantization != "none":
-            quantize_layers(dit.transformer_blocks, memory.quantization, device)
+            quantize_layers(
+                dit.transformer_blocks, memory.quantization, device, CPU if memory.offload != "none" else None
+            )
         if memory.offload == "layer":
             offload_layers(dit, list(dit.transformer_blocks), device, memory.prefetch)
             return dit
@@ -93,15 +105,43 @@ def _finish_dit(
     return finish
 
 
-def _text_by_layer(text: Path, device: torch.device, memory: MemoryConfig, _wanted: torch.device) -> TextEncoders:
-    encoders = read_text_encoders(text, CPU)
-    encoders.clip_text.to(device)
-    offload_layers(encoders.step_llm, list(encoders.step_llm.transformer.layers), device, memory.prefetch)
-    return encoders
+def _place_text(plain: Text, folder: Path, memory: MemoryConfig, device: torch.device) -> Text:
+    if memory.text == "free":
+        plain.rest = "nowhere"
+    elif memory.offload == "component":
+        plain.rest = "host"
+    if memory.offload != "layer":
+        return plain
+
+    def read(_wanted: torch.device) -> TextEncoders:
+        encoders = read_text_encoders(folder, CPU)
+        encoders.clip_text.to(device)
+        offload_layers(encoders.step_llm, list(encoders.step_llm.transformer.layers), device, memory.prefetch)
+        return encoders
+
+    return Component(plain.cfg, read, device, plain.rest, plain.origin)
+
+
+def is_url(source: Path | str) -> bool:
+    return str(source).startswith(("http://", "https://"))
+
+
+def _remote_vae(source: Path | str, device: torch.device) -> Path | Component[VAEConfig, VideoVAE]:
+    if not is_url(source):
+        return Path(source)
+    remote = RemoteVAE(str(source), os.environ.get(TOKEN_VARIABLE, ""))
+    return Component(remote.cfg, cast(Any, remote.to), device, origin=source)
+
+
+def _remote_text(source: Path | str, device: torch.device) -> Path | Text:
+    if not is_url(source):
+        return Path(source)
+    remote = RemoteTextEncoders(str(source), os.environ.get(TOKEN_VARIABLE, ""))
+    return Component(remote.widths, cast(Any, remote.to), device, origin=source)
 
 
 def choose_memory(
-    dit: Path, vae: Path, text: Path, sampling: Sampling, device: str, precision: str
+    dit: Path, vae: Path | str, text: Path | str, sampling: Sampling, device: str, precision: str
 ) -> tuple[MemoryConfig, str]:
     """The fastest options that fit the device by prediction, exact ones if any do; and a notice when they are not the
     defaults.
@@ -112,7 +152,9 @@ def choose_memory(
     where = best_device(device)
     if where.type != "cuda":
         return MemoryConfig(), ""
-    plans = survey(read_networks(dit, vae, text), Job(sampling, precision=precision))
+    here = {"vae": None if is_url(vae) else Path(vae), "text": None if is_url(text) else Path(text)}
+    nets = read_networks(dit, **here, embedded=is_url(text))
+    plans = survey(nets, Job(sampling, precision=precision))
     total = torch.cuda.get_device_properties(where).total_memory
     found = choose([p for p in plans if p.memory.exact], total) or choose(plans, total)
     if found is None:

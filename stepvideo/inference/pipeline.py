@@ -24,7 +24,7 @@ from stepvideo.diffusion.conditions import FirstFrame, TextFeatures
 from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.diffusion.sampling import default_sampling
 from stepvideo.errors import ArtifactError, StepVideoError
-from stepvideo.inference.build import build, choose_memory, start_ranks
+from stepvideo.inference.build import build, choose_memory, is_url, start_ranks
 from stepvideo.inference.memory.config import MemoryConfig
 from stepvideo.inference.settings import MOTION_SCORE, SAMPLING_NAMES, Settings, resolve
 from stepvideo.models.layout import PARTS
@@ -79,7 +79,8 @@ class StepVideoPipeline:
 
         Args:
             model: folder with `transformer/`, and `vae/`, `step_llm/` and `hunyuan_clip/` unless given apart.
-            vae, text: folders with these parts. The released Turbo has a transformer only: take the others from the
+            vae, text: folders with these parts, or http addresses of `stepvideo serve`, whose token is in the
+                environment as STEPVIDEO_TOKEN. The released Turbo has a transformer only: take the others from the
                 base model.
             device: auto (CUDA where there is one) | cpu | cuda | cuda:1 …
             precision: bf16 | fp32. Where bf16 is not native, fp32 is taken.
@@ -93,17 +94,18 @@ class StepVideoPipeline:
         Raises:
             ArtifactError: names the folder or file that is missing, or the two parts that do not fit each other.
         """
-        folders = {"dit": Path(model), "vae": Path(vae or model), "text": Path(text or model)}
-        _check_folders(folders)
+        folders = {"dit": Path(model), "vae": vae or model, "text": text or model}
+        local = {role: Path(f) for role, f in folders.items() if not is_url(f)}
+        _check_folders(local)
         notice = ""
-        ranks = start_ranks(parallel, folders["dit"], device)
+        ranks = start_ranks(parallel, local["dit"], device)
         if memory is None:
-            sampling = replace(default_sampling(folders["dit"], preset), **(largest or {}))
+            sampling = replace(default_sampling(local["dit"], preset), **(largest or {}))
             memory, notice = choose_memory(**folders, sampling=sampling, device=device, precision=precision)
         engine = build(**folders, device=device, precision=precision, memory=memory, ranks=ranks)
-        engine.defaults = default_sampling(folders["dit"], preset)
+        engine.defaults = default_sampling(local["dit"], preset)
         pipe = cls(
-            engine, sampled_digest(folders[role] / part for role, parts in PARTS.items() for part in parts), ranks
+            engine, sampled_digest(folder / part for role, folder in local.items() for part in PARTS[role]), ranks
         )
         pipe.notices = [notice] if notice else []
         return pipe
@@ -287,11 +289,11 @@ def open_image(image: Path | str | np.ndarray | Any) -> np.ndarray:
 
 
 def _check_folders(folders: dict[str, Path]) -> None:
-    for role, parts in PARTS.items():
-        for part in parts:
-            if not (folders[role] / part).is_dir():
+    for role, folder in folders.items():
+        for part in PARTS[role]:
+            if not (folder / part).is_dir():
                 also = "" if role == "dit" else f", or give the folder that has it as `{role}`"
                 raise ArtifactError(
-                    f"{folders[role]} holds no {part}/; train a model first (make demo), or give the folder of a "
+                    f"{folder} holds no {part}/; train a model first (make demo), or give the folder of a "
                     f"released one{also}"
                 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ import torch
 from torch import Tensor
 
 from stepvideo.diffusion.component import Component
-from stepvideo.diffusion.pipeline import best_device, read_text_encoders, supports_bf16
+from stepvideo.diffusion.pipeline import best_device, supports_bf16, text_component, vae_component
 from stepvideo.errors import StepVideoError
 from stepvideo.inference.serve.errors import Refused
 from stepvideo.inference.serve.limits import Limits
-from stepvideo.models import checkpoints
 from stepvideo.models.config import VAEConfig
 from stepvideo.models.text_encoders import TextEncoders
 from stepvideo.models.video_vae import VideoVAE
@@ -32,8 +30,7 @@ class TextPart:
     @classmethod
     def open(cls, root: Path, device: str) -> TextPart:
         """The encoders in `root`, read at the first request. Raises ArtifactError."""
-        widths = [checkpoints.step_llm_config(root).hidden_size, checkpoints.clip_text_config(root).hidden_size]
-        return cls(Component(widths, partial(read_text_encoders, root), best_device(device)))
+        return cls(text_component(root, best_device(device)))
 
     def describe(self) -> dict[str, Any]:
         return {"widths": list(self.component.cfg), "device": str(self.component.device)}
@@ -54,11 +51,7 @@ class VAEPart:
         """The VAE in `root`, read at the first request. Raises ArtifactError."""
         where = best_device(device)
         dtype = None if precision == "bf16" and supports_bf16(where) else torch.float32
-
-        def load(device: torch.device) -> VideoVAE:
-            return checkpoints.load_vae(root, device, dtype).requires_grad_(False)
-
-        return cls(Component(checkpoints.vae_config(root), load, where), limits)
+        return cls(vae_component(root, where, dtype), limits)
 
     def describe(self) -> dict[str, Any]:
         return {"config": asdict(self.component.cfg), "device": str(self.component.device)}

@@ -97,10 +97,9 @@ def decoding(nets: Networks, job: Job, tile: int = 0) -> Activations:
     cfg, (frames, h, w) = nets.vae, job.latent(nets.vae)
     m = Ledger()
     m.add(job.batch * frames * cfg.z_channels * h * w * 4, "latents")
-    chunk = min(frames, cfg.latent_len)
-    pixels = (
-        job.batch * cfg.in_channels * job.sampling.height * job.sampling.width * min(job.sampling.frames, cfg.frame_len)
-    )
+    chunk = min(frames, cfg.latent_len or frames)
+    pixels = job.batch * cfg.in_channels * job.sampling.height * job.sampling.width
+    pixels *= 1 + (chunk - 1) * cfg.temporal_factor
     if tile:
         m.add(pixels * 4, "blended tiles")
         h, w = min(h, tile // cfg.spatial_factor), min(w, tile // cfg.spatial_factor)

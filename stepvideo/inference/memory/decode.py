@@ -105,7 +105,7 @@ def seam_error(vae: VideoVAE, z_BTCHW: Tensor, tile: int, overlap: int) -> dict[
     where tiles overlap and elsewhere; and the mean jump between neighbouring pixels there, with and without tiles."""
     whole = decode(vae, z_BTCHW).float()
     tiled = decode(vae, z_BTCHW, tile, overlap).float()
-    seam = seam_mask(vae, *whole.shape[-2:], tile, overlap)
+    seam = seam_mask(vae, whole.shape[-2], whole.shape[-1], tile, overlap)
     difference = (tiled - whole).abs()
     result = {}
     for name, where in (("seam", seam), ("elsewhere", ~seam)):

@@ -66,44 +66,63 @@ def predict(nets: Networks, job: Job, options: MemoryConfig | None = None) -> Pl
         ValueError: a size that the VAE cannot code.
     """
     options = options or MemoryConfig()
-    dit, dit_total = _dit_weights(nets, job, options)
-    text, text_total = _text_weights(nets, job, options)
-    vae = memory.vae_weights(nets, job)
-    resting = (0, 0) if options.offload != "none" else (dit, vae)
-    beside_text = 0 if options.text == "free" else sum(resting)  # texts come first, the others are read afterwards
-    kept_text = text if options.text == "resident" and options.offload == "none" else 0
+    dit, vae, text = (weights(nets, job, options) for weights in (_dit, _vae, _text))
+    # Freed encoders encode all texts first; the other networks are read afterwards.
+    beside_text = 0 if options.text == "free" else dit.resting + vae.resting
     phases = []
     if nets.step_llm is not None and options.text != "process":
         need = memory.text_encoding(nets, job, PROMPTS)
-        phases.append(Phase(PHASES[0], text + beside_text, need.size, need.where))
+        phases.append(Phase(PHASES[0], text.active + beside_text, need.size, need.where))
     if nets.dit.use_additional_conditions:
         need = memory.image_encoding(nets, job)
-        phases.append(Phase(PHASES[1], vae + resting[0] + kept_text, need.size, need.where))
+        phases.append(Phase(PHASES[1], vae.active + dit.resting + text.resting, need.size, need.where))
     need = memory.denoising(nets, job, options.cfg_batched, options.quantization)
-    phases.append(Phase(PHASES[2], dit + resting[1] + kept_text, need.size, need.where))
+    phases.append(Phase(PHASES[2], dit.active + vae.resting + text.resting, need.size, need.where))
     need = memory.decoding(nets, job, options.vae_tile)
-    phases.append(Phase(PHASES[3], vae + resting[0] + kept_text, need.size, need.where))
-    waiting = (dit_total + vae if options.offload != "none" else 0) + (
-        text_total if options.text == "process" or (options.offload != "none" and options.text == "resident") else 0
-    )
-    return Plan(options, tuple(phases), waiting, _seconds(nets, job, options))
+    phases.append(Phase(PHASES[3], vae.active + dit.resting + text.resting, need.size, need.where))
+    return Plan(options, tuple(phases), dit.host + vae.host + text.host, _seconds(nets, job, options))
 
 
-def _dit_weights(nets: Networks, job: Job, options: MemoryConfig) -> tuple[int, int]:
-    """On the device while denoising, and in all."""
+@dataclass(frozen=True)
+class _Weights:
+    """Bytes of one network: on the device in its phase, on the device in the others, in host memory."""
+
+    active: int
+    resting: int
+    host: int
+
+    @classmethod
+    def whole(cls, total: int, options: MemoryConfig) -> _Weights:
+        return cls(total, total, 0) if options.offload == "none" else cls(total, 0, total)
+
+    @classmethod
+    def layers(cls, outside: int, layer: int, number: int, options: MemoryConfig) -> _Weights:
+        ahead = min(options.prefetch, number - 1)
+        return cls(outside + (ahead + 1) * layer, outside + ahead * layer, outside + number * layer)
+
+
+def _dit(nets: Networks, job: Job, options: MemoryConfig) -> _Weights:
     block = memory.dit_block_weights(nets, job, options.quantization)
-    outside = memory.dit_outside_weights(nets, job)
-    layers = nets.dit.num_layers
-    on_device = min(layers, options.prefetch + 1) if options.offload == "layer" else layers
-    return outside + on_device * block, outside + layers * block
+    outside, number = memory.dit_outside_weights(nets, job), nets.dit.num_layers
+    if options.offload == "layer":
+        return _Weights.layers(outside, block, number, options)
+    return _Weights.whole(outside + number * block, options)
 
 
-def _text_weights(nets: Networks, job: Job, options: MemoryConfig) -> tuple[int, int]:
+def _vae(nets: Networks, job: Job, options: MemoryConfig) -> _Weights:
+    return _Weights.whole(memory.vae_weights(nets, job), options)
+
+
+def _text(nets: Networks, job: Job, options: MemoryConfig) -> _Weights:
     total = memory.text_weights(nets, job)
-    if options.text == "process" or nets.step_llm is None or options.offload != "layer":
-        return (0 if options.text == "process" else total), total
-    layer, outside = memory.step_llm_layer_weights(nets, job)
-    return outside + min(nets.step_llm.num_layers, options.prefetch + 1) * layer, total
+    if options.text == "process":
+        return _Weights(0, 0, total)
+    if options.offload == "layer" and nets.step_llm is not None:
+        layer, outside = memory.step_llm_layer_weights(nets, job)
+        used = _Weights.layers(outside, layer, nets.step_llm.num_layers, options)
+    else:
+        used = _Weights.whole(total, options)
+    return _Weights(used.active, 0, 0) if options.text == "free" else used
 
 
 def _seconds(nets: Networks, job: Job, options: MemoryConfig) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,14 +12,21 @@ from torch import nn
 from stepvideo.errors import StepVideoError
 
 
-def quantize_layers(layers: nn.ModuleList, kind: str, device: torch.device | str = "cpu") -> None:
-    """Puts `layers` on `device` with the weights of their linear layers as int8 or fp8 (e4m3), one layer after the
-    other: what is not yet quantized stays where it is, for example memory-mapped in its file.
+def quantize_layers(
+    layers: Iterable[nn.Module],
+    kind: str,
+    device: torch.device | str = "cpu",
+    rest: torch.device | str | None = None,
+) -> None:
+    """The weights of the linear layers in `layers` become int8 or fp8 (e4m3), one layer after the other: what is not
+    yet quantized stays where it is, for example memory-mapped in its file.
 
     Each output feature has a scale in fp32; norms and modulation tables keep their dtype.
 
     Args:
         kind: int8 | fp8.
+        device: where each layer is quantized.
+        rest: where it goes then; `device` by default.
 
     Raises:
         StepVideoError: torchao is missing.
@@ -27,6 +35,8 @@ def quantize_layers(layers: nn.ModuleList, kind: str, device: torch.device | str
     for layer in layers:
         layer.to(device)
         quantize_(layer, config)
+        if rest is not None:
+            layer.to(rest)
 
 
 def _torchao(kind: str) -> tuple[Any, Any]:

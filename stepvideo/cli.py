@@ -13,6 +13,8 @@ from pathlib import Path
 from stepvideo import __version__
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
+from stepvideo.inference.parity import command as parity
+from stepvideo.inference.serve import command as serving
 
 OVERRIDES = 'settings, for example: profile=smoke stages.sft.steps=50 cluster=debug raw=DIR (see conf/ and "plan")'
 
@@ -97,6 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     arguments.add_arguments(sub)
     _add_model(sub)
     _add_store(sub)
+
+    sub = command("serve", _serve, serving.HELP)
+    serving.add_arguments(sub)
+    _add_model(sub)
+    _add_store(sub)
+
+    for name, module in (("parity", parity),):
+        module.add_arguments(command(name, module.call, module.HELP))
     return parser
 
 
@@ -157,6 +167,12 @@ def _generate(args: argparse.Namespace) -> int:
     from flows.generate import generate_command
 
     return generate_command(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from flows.generate import locate
+
+    return serving.call(args, locate)
 
 
 if __name__ == "__main__":

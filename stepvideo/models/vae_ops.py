@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import torch
@@ -79,10 +80,16 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
 
 
 def group_norm(x_NCHW: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`F.group_norm` of images, with a faster gradient for narrow groups in channels-last memory on a CPU."""
+    """`F.group_norm` of images, faster where channels-last memory on a CPU has few channels a pixel or a group."""
+    if x_NCHW.device.type != "cpu" or not x_NCHW.is_contiguous(memory_format=torch.channels_last):
+        return F.group_norm(x_NCHW, groups, weight, bias, eps)
+    n, c, h, w = x_NCHW.shape
+    k = gcd(64 // c, h * w) if groups == 1 and c < 32 else 1
+    if k > 1:  # torch goes pixel by pixel; with one group, k pixels are as well one pixel of k * c channels
+        wide = x_NCHW.permute(0, 2, 3, 1).reshape(n, h * w // k, 1, k * c).permute(0, 3, 1, 2)
+        wide = F.group_norm(wide, 1, weight.repeat(k), bias.repeat(k), eps)
+        return wide.permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
     # measured: from 32 bytes of channels a group on, torch's own kernel is as fast
-    narrow = x_NCHW.shape[1] // groups * x_NCHW.element_size() < 32
-    if narrow and x_NCHW.device.type == "cpu" and x_NCHW.requires_grad:
-        if x_NCHW.is_contiguous(memory_format=torch.channels_last):
-            return _ChannelsLastGroupNorm.apply(x_NCHW, weight, bias, groups, eps)
+    if c // groups * x_NCHW.element_size() < 32 and x_NCHW.requires_grad:
+        return _ChannelsLastGroupNorm.apply(x_NCHW, weight, bias, groups, eps)
     return F.group_norm(x_NCHW, groups, weight, bias, eps)

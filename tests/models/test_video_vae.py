@@ -1,19 +1,16 @@
-"""Video-VAE: parity with released outputs, chunking, causality, narrow forms, staged training."""
+"""Video-VAE: chunking, causality, narrow forms, staged training. That it equals the released one:
+tests/inference/test_parity.py."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from stepvideo.models.config import DiscriminatorConfig, VAEConfig
 from stepvideo.models.discriminator import PatchDiscriminator
-from stepvideo.models.vae_blocks import group_mean, group_repeat, pixel_shuffle_3d, pixel_unshuffle_3d
+from stepvideo.models.vae_blocks import pixel_shuffle_3d, pixel_unshuffle_3d
 from stepvideo.models.vae_ops import group_norm, upsampled_conv
 from stepvideo.models.video_vae import (
     DiagonalGaussian,
@@ -22,9 +19,6 @@ from stepvideo.models.video_vae import (
     mix_boundaries,
     vae_parameter_groups,
 )
-
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-CLOSE = {"atol": 3e-5, "rtol": 1e-4}
 
 
 def narrow(**changes: object) -> VAEConfig:
@@ -47,81 +41,6 @@ def build(cfg: VAEConfig, seed: int = 0) -> VideoVAE:
 
 def video(*shape: int, seed: int = 1) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-@pytest.fixture(scope="module")
-def golden() -> tuple[VideoVAE, dict[str, Tensor]]:
-    case = json.loads((GOLDEN / "vae_a.json").read_text())
-    names = ("z_channels", "enc_ch", "enc_ch_mult", "dec_ch", "dec_ch_mult", "num_res_blocks", "frame_len")
-    vae = VideoVAE(VAEConfig(**{n: case[n] for n in names})).eval()
-    weights = load_file(GOLDEN / "vae_a.weights.safetensors")
-    vae.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)
-    assert vae.cfg.latent_len == case["latent_len"]
-    return vae, {k: v.float() for k, v in load_file(GOLDEN / "vae_a.io.safetensors").items()}
-
-
-@pytest.mark.parametrize("case", ["f17", "f34", "img"])
-@torch.no_grad()
-def test_released_encoder_and_decoder(golden: tuple[VideoVAE, dict[str, Tensor]], case: str) -> None:
-    vae, io = golden
-    moments = vae.encode_moments(io[f"in.video_{case}"])
-    latent = DiagonalGaussian(moments).sample(eps=io[f"in.eps_{case}"])
-    torch.testing.assert_close(moments, io[f"out.moments_{case}"], **CLOSE)
-    torch.testing.assert_close(latent, io[f"out.latent_{case}"], **CLOSE)
-    torch.testing.assert_close(vae.decode(io[f"in.z_{case}"]), io[f"out.decoded_{case}"], **CLOSE)
-    assert moments.shape[1] == vae.num_latents(io[f"in.video_{case}"].shape[1])
-
-
-@torch.no_grad()
-def test_released_frames_before_the_boundary_mix(golden: tuple[VideoVAE, dict[str, Tensor]]) -> None:
-    vae, io = golden
-    raw = vae.decode(io["in.z_f34"], boundary_mix=False)
-    torch.testing.assert_close(raw[:, 16:18], io["out.decoded_f34_nomix_boundary"], **CLOSE)
-    others = [t for t in range(34) if t not in (16, 17)]
-    torch.testing.assert_close(raw[:, others], io["out.decoded_f34"][:, others], **CLOSE)
-
-
-@torch.no_grad()
-def test_released_inner_values(golden: tuple[VideoVAE, dict[str, Tensor]]) -> None:
-    vae, io = golden
-    taps: dict[str, Tensor] = {}
-    enc, dec = vae.encoder, vae.decoder
-    watched = {
-        "enc_conv_in": enc.conv_in,
-        "enc_mid_attn": enc.mid.attn_1,
-        "enc_conv_patchify": enc.conv_patchify,
-        "dec_conv_unpatchify": dec.conv_unpatchify,
-        "dec_mid_attn": dec.mid.attn_1,
-    }
-    hooks = [m.register_forward_hook(lambda _m, _i, out, n=n: taps.__setitem__(n, out)) for n, m in watched.items()]
-    hooks.append(enc.conv_patchify.register_forward_hook(lambda _m, i, _o: taps.__setitem__("patchify_in", i[0])))
-    hooks.append(dec.conv_unpatchify.register_forward_hook(lambda _m, i, _o: taps.__setitem__("unpatchify_in", i[0])))
-    vae.encode_moments(io["in.video_f17"])
-    vae.decode(io["in.z_f17"])
-    for hook in hooks:
-        hook.remove()
-    taps["enc_conv_in_ch0to1"] = taps.pop("enc_conv_in")[:, :2]
-    taps["enc_shortcut_pathify"] = group_mean(pixel_unshuffle_3d(taps.pop("patchify_in")), 64)
-    taps["dec_shortcut_unpathify"] = pixel_shuffle_3d(group_repeat(taps.pop("unpatchify_in"), 256))
-    taps["dec_shortcut_in"] = group_repeat(io["in.z_f17"].transpose(1, 2), 64)
-    assert {f"out.tap_{n}" for n in taps} == {n for n in io if n.startswith("out.tap_")}
-    for name, value in taps.items():
-        torch.testing.assert_close(value.contiguous(), io[f"out.tap_{name}"], **CLOSE)
-
-
-@pytest.mark.parametrize(
-    ("release", "cfg"),
-    [
-        ("video_vae_v2", VAEConfig()),
-        ("video_vae_v1", VAEConfig(z_channels=16, dual_path=False, spatial_group_norm=False)),
-    ],
-)
-def test_released_key_names_and_shapes(release: str, cfg: VAEConfig) -> None:
-    listed = json.loads((GOLDEN / "official_30b_keys.json").read_text())[release]
-    with torch.device("meta"):
-        vae = VideoVAE(cfg)
-    assert {k: list(v.shape) for k, v in vae.state_dict().items()} == {k: shape for k, shape in listed["keys"]}
-    assert sum(p.numel() for p in vae.parameters()) == listed["param_count"]
 
 
 @pytest.mark.parametrize(("dual_path", "factor", "latents"), [(True, 16, 3), (False, 8, 5)])
@@ -291,7 +210,7 @@ def test_unfreeze_groups_partition_the_parameters(dual_path: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("channels", "groups"), [(16, 8), (8, 8), (48, 8)])
+@pytest.mark.parametrize(("channels", "groups"), [(16, 8), (8, 8), (48, 8), (2, 1), (8, 1), (12, 1)])
 def test_group_norm_gradient_equals_torch(dtype: torch.dtype, channels: int, groups: int) -> None:
     torch.manual_seed(0)
     x = (torch.randn(5, channels, 6, 10) * 2 + 1).to(dtype).contiguous(memory_format=torch.channels_last)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ from safetensors.torch import load_file
 from stepvideo.errors import ArtifactError
 from stepvideo.inference.parity import command
 from stepvideo.inference.parity.compare import MISS, OK, REPORTED, Tolerance, judge
+from stepvideo.inference.parity.configs import dit_config, step_llm_config, vae_config
+from stepvideo.inference.parity.golden import Asked
 from stepvideo.inference.parity.run import check, names
+from stepvideo.models.config import DiTConfig, StepLLMConfig, VAEConfig
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "data" / "golden"
@@ -39,6 +44,14 @@ def test_every_output_of_the_released_code(case: str) -> None:
 def test_bf16_is_as_near_as_bf16_can_be() -> None:
     row = next(r for r in check(GOLDEN, "dit_t2v_a") if r.output == "x_bf16")
     assert row.used is not None and row.used < 1
+
+
+def test_our_defaults_are_the_released_models() -> None:
+    listed = json.loads((GOLDEN / "official_30b_keys.json").read_text())
+    released = {name: Asked(listed[name]["config"], name) for name in ("dit_t2v", "video_vae_v2", "step_llm")}
+    assert vae_config(released["video_vae_v2"]) == VAEConfig(dual_path_ch=VAEConfig().dual_path_width)
+    assert step_llm_config(released["step_llm"]) == StepLLMConfig()
+    assert asdict(dit_config(released["dit_t2v"])) == asdict(DiTConfig()) | {"rope_ch_split": []}
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no golden set in {SHARED}; set STEPVIDEO_SHARED")

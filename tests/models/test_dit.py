@@ -1,8 +1,7 @@
-"""The DiT: equal to the released module, at any width, in training and in the shapes of the 30B model."""
+"""The DiT: its text mask, its initial weights, its training. That it equals the released module:
+tests/inference/test_parity.py."""
 
 from __future__ import annotations
-
-from dataclasses import fields
 
 import pytest
 import torch
@@ -11,71 +10,6 @@ from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
-CASES = ["dit_t2v_a", "dit_t2v_b_patch2", "dit_t2v_c_headdim128", "dit_ti2v_a"]
-
-
-def config_of(raw: dict) -> DiTConfig:
-    return DiTConfig(**{f.name: raw[f.name] for f in fields(DiTConfig) if f.name in raw})
-
-
-def released(case) -> tuple[DiT, dict]:
-    model = DiT(config_of(case.config))
-    model.load_state_dict(case.weights)
-    arguments = {"encoder_hidden_states_2": None, **case.inputs}
-    if "motion_score" in case.config:
-        arguments["motion_score"] = case.config["motion_score"]
-    return model.eval(), arguments
-
-
-@pytest.mark.parametrize("name", CASES)
-@torch.no_grad()
-def test_equals_the_released_module(golden, name):
-    case = golden(name)
-    model, arguments = released(case)
-    torch.testing.assert_close(model(**arguments), case.outputs["x"], **CLOSE)
-
-
-@pytest.mark.parametrize("name", ["dit_t2v_a", "dit_ti2v_a"])
-@torch.no_grad()
-def test_equals_the_released_module_inside(golden, name):
-    case = golden(name)
-    model, arguments = released(case)
-    taps: dict[str, torch.Tensor] = {}
-    seen = {
-        "caption_projection": model.caption_projection,
-        "block0_attn1": model.transformer_blocks[0].attn1,
-        "block0_attn2": model.transformer_blocks[0].attn2,
-        "block0": model.transformer_blocks[0],
-        "block1": model.transformer_blocks[1],
-    }
-    for tap, module in seen.items():
-        module.register_forward_hook(lambda _m, _i, out, tap=tap: taps.__setitem__(tap, out))
-    model(**arguments)
-    motion = torch.full((2,), arguments["motion_score"]) if "motion_score" in arguments else None
-    time, emb = model.adaln_single(arguments["timestep"], motion)
-    taps |= {"adaln_6d": time.flatten(1), "adaln_embedded": emb}
-    for tap, value in taps.items():
-        expected = case.outputs[f"tap_{tap}"]
-        if tap == "caption_projection":  # we project the attended tokens only
-            expected = expected[:, : value.shape[1]]
-        torch.testing.assert_close(value, expected, **CLOSE, msg=lambda m, tap=tap: f"{tap}: {m}")
-
-
-@torch.no_grad()
-def test_bf16_is_as_near_as_bf16_can_be(golden):
-    case = golden("dit_t2v_a")
-    model, arguments = released(case)
-    difference = (model.bfloat16()(**arguments).float() - case.outputs["x_bf16"].float()).abs().mean()
-    assert difference < 0.05
-
-
-@pytest.mark.parametrize(("name", "image_to_video"), [("dit_t2v", False), ("dit_ti2v", True)])
-def test_keys_and_shapes_of_the_30b_release(official_keys, name, image_to_video):
-    with torch.device("meta"):
-        model = DiT(DiTConfig(use_additional_conditions=image_to_video))
-    assert {k: list(v.shape) for k, v in model.state_dict().items()} == dict(official_keys[name]["keys"])
-    assert sum(p.numel() for p in model.parameters()) == official_keys[name]["param_count"]
-    assert all(p.is_meta for p in model.parameters())
 
 
 def small(**changes: object) -> DiT:

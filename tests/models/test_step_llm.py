@@ -1,31 +1,11 @@
-"""Step-LLM: equal to the released network, causal, and able to learn."""
+"""Step-LLM: causal, and able to learn. That it equals the released network: tests/inference/test_parity.py."""
 
 from __future__ import annotations
-
-from dataclasses import fields
 
 import torch
 
 from stepvideo.models.config import StepLLMConfig
-from stepvideo.models.step_llm import StepLLM, alibi_slopes, lm_logits, next_token_loss, sqrt_alibi
-
-
-def released(case) -> StepLLM:
-    model = StepLLM(StepLLMConfig(**{f.name: case.config[f.name] for f in fields(StepLLMConfig)}))
-    model.load_state_dict(case.weights)
-    return model
-
-
-@torch.no_grad()
-def test_equals_the_released_network(golden):
-    case = golden("step_llm_a")
-    hidden = released(case)(case.inputs["input_ids"])
-    torch.testing.assert_close(hidden, case.outputs["hidden"], atol=2e-5, rtol=1e-4)
-
-
-def test_bias_is_minus_slope_times_root_of_distance(golden):
-    bias = sqrt_alibi(6, 16, torch.device("cpu"), torch.float32)
-    torch.testing.assert_close(bias.clamp_min(-1e30), golden("step_llm_a").outputs["alibi_bias"])
+from stepvideo.models.step_llm import StepLLM, alibi_slopes, lm_logits, next_token_loss
 
 
 def test_slopes_of_48_heads():
@@ -34,20 +14,15 @@ def test_slopes_of_48_heads():
     assert slopes[32:34] == [2**-0.125, 2**-0.375] and len(slopes) == 48
 
 
-def test_keys_and_shapes_of_the_release(official_keys):
-    with torch.device("meta"):
-        model = StepLLM(StepLLMConfig())
-    assert {k: list(v.shape) for k, v in model.state_dict().items()} == dict(official_keys["step_llm"]["keys"])
-    assert sum(p.numel() for p in model.parameters()) == official_keys["step_llm"]["param_count"]
-
-
 @torch.no_grad()
-def test_later_tokens_do_not_reach_earlier_ones(golden):
-    case = golden("step_llm_a")
-    model, ids = released(case), case.inputs["input_ids"].clone()
+def test_later_tokens_do_not_reach_earlier_ones():
+    model = StepLLM(StepLLMConfig(48, 2, 6, 2, 100, 1e-5, 96))
+    model.init_weights(torch.Generator().manual_seed(0))
+    ids = torch.arange(48).view(2, 24)
     before = model(ids)
     ids[:, 10:] = 3
     torch.testing.assert_close(model(ids)[:, :10], before[:, :10])
+    assert (model(ids)[:, 10:] - before[:, 10:]).abs().max() > 1e-3
 
 
 def test_learns_next_tokens_and_ignores_padding():

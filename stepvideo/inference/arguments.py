@@ -46,11 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="print the memory it would take, and load nothing")
     parser.add_argument("--gpus", default="80,48,24", metavar="GB,…", help="with --plan: the cards to consider")
     add_machine(parser)
+    add_ranks(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of progress")
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Device, precision, memory and ranks; also of other commands that open a whole model."""
+    """Device, precision and memory; also of other commands that open a whole model."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
     group.add_argument("--precision", default="bf16", metavar="NAME", help="bf16 or fp32")
@@ -65,6 +66,9 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         "--text-encoders", dest="text_rest", choices=TEXT, help="keep them, free them, or run them apart"
     )
     group.add_argument("--guidance-in-turn", action="store_true", help="not in one batch: half the activations")
+
+
+def add_ranks(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several devices (also under torchrun)")
     group.add_argument("--nproc", type=int, metavar="N", help="ranks to start on this machine")
     group.add_argument("--tensor", type=int, metavar="N", help="ranks that share heads and widths")

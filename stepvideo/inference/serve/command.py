@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo.errors import StepVideoError
+from stepvideo.inference.arguments import add_machine
 from stepvideo.inference.serve.limits import Limits
 
 HELP = "generation as an HTTP service with a web page; text encoders and VAE as services of their own"
@@ -41,20 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where videos and history are kept (runs/served)",
     )
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--precision", default="bf16", metavar="NAME", help="bf16 or fp32")
+    parser.add_argument("--preset", default="", metavar="NAME", help="settings of a released model: t2v, ti2v or turbo")
+    group = parser.add_argument_group("limits of one request")
     for name, text in LIMITS.items():
         default = getattr(Limits, name)
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=default, metavar="INT", help=f"{text} ({default})"
-        )
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, type=int, default=default, metavar="INT", help=f"{text} ({default})")
+    add_machine(parser)
 
 
 def folders(args: argparse.Namespace) -> Located:
     """--model, --vae and --text as folders in the released layout."""
     given = {role: Path(getattr(args, role)) for role in ("model", "vae", "text") if getattr(args, role)}
-    if not given:
-        raise StepVideoError("give --model DIR")
+    if "model" not in given:
+        raise StepVideoError("give --model DIR, the folder of a model")
     return dict(given), {role: path.resolve().name for role, path in given.items()}
 
 

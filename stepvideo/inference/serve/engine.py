@@ -74,6 +74,7 @@ class PipelineEngine:
             "weights": self.pipe.digest,
             "device": str(core.device),
             "precision": core.precision,
+            "notices": self.pipe.notices,
             "image_to_video": self.pipe.image_to_video,
             "size_unit": core.size_unit,
             "frame_unit": core.vae.cfg.frame_len,

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from stepvideo.diffusion.component import Component
 from stepvideo.diffusion.pipeline import best_device, supports_bf16, text_component, vae_component
-from stepvideo.errors import StepVideoError
 from stepvideo.inference.serve.errors import Refused
 from stepvideo.inference.serve.limits import Limits
 from stepvideo.models.config import VAEConfig
@@ -91,10 +90,3 @@ class VAEPart:
         most = self.limits.max_pixels * self.limits.max_videos
         if pixels > most:
             raise Refused(f"{pixels} pixels of video in one request; this server codes at most {most}")
-
-
-def check_folder(root: Path, *parts: str) -> None:
-    """Raises StepVideoError when a part of a model is not in its folder."""
-    for part in parts:
-        if not (root / part).is_dir():
-            raise StepVideoError(f"{root} holds no {part}/; give the folder of a model that does")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import uvicorn
 
+from stepvideo.inference.arguments import memory_of
 from stepvideo.inference.serve.access import TOKEN_VARIABLE, Access
 from stepvideo.inference.serve.app import Service, create_app
 from stepvideo.inference.serve.command import Located
 from stepvideo.inference.serve.limits import Limits
-from stepvideo.inference.serve.parts import TextPart, VAEPart, check_folder
+from stepvideo.inference.serve.parts import TextPart, VAEPart
 from stepvideo.inference.serve.worker import Worker
 
 
@@ -27,24 +28,32 @@ def open_service(args: argparse.Namespace, limits: Limits, locate: Callable[[arg
         StepVideoError: a folder or a part of a model is missing.
     """
     if args.part == "text":
-        root = Path(args.text or args.model)
-        check_folder(root, "step_llm", "hunyuan_clip")
-        return Service(Worker(limits.max_queue), limits, text=TextPart.open(root, args.device))
+        text = TextPart.open(_part(args, locate, "text", "step_llm"), args.device)
+        return Service(Worker(limits.max_queue), limits, text=text)
     if args.part == "vae":
-        root = Path(args.vae or args.model)
-        check_folder(root, "vae")
-        part = VAEPart.open(root, args.device, args.precision, limits)
-        return Service(Worker(limits.max_queue), limits, vae=part)
+        vae = VAEPart.open(_part(args, locate, "vae", "vae"), args.device, args.precision, limits)
+        return Service(Worker(limits.max_queue), limits, vae=vae)
     from stepvideo.inference.pipeline import StepVideoPipeline
     from stepvideo.inference.serve.engine import PipelineEngine
     from stepvideo.inference.serve.jobs import History
     from stepvideo.inference.serve.videos import Videos
 
     where, names = locate(args)
-    pipe = StepVideoPipeline.from_pretrained(**where, device=args.device, precision=args.precision)
+    pipe = StepVideoPipeline.from_pretrained(
+        **where, device=args.device, precision=args.precision, preset=args.preset, memory=memory_of(args)
+    )
     worker = Worker(limits.max_queue)
     videos = Videos(PipelineEngine(pipe, names), History(args.out), worker, limits)
     return Service(worker, limits, videos, TextPart(pipe.engine.text), VAEPart(pipe.engine.vae, limits))
+
+
+def _part(args: argparse.Namespace, locate: Callable[[argparse.Namespace], Located], role: str, folder: str) -> Path:
+    """Where one part of a model lies; the rest of the model need not be there."""
+    root = Path(getattr(args, role) or args.model)
+    if (root / folder).is_dir():
+        return root
+    where, _ = locate(args)
+    return where.get(role) or where["model"]
 
 
 class _Server(uvicorn.Server):
@@ -87,6 +96,7 @@ def greeting(service: Service, access: Access, listener: socket.socket) -> str:
     if model := about["model"]:
         kind = "image to video" if model["image_to_video"] else "text to video"
         lines.append(f"model   {model['name']}, {kind}, {model['device']}, {model['precision']}")
+        lines += [f"note    {notice}" for notice in model["notices"]]
         lines.append(f"videos  {service.videos.history.folder if service.videos else ''}")
         example = '{"prompt": "' + model["examples"][0].replace('"', '\\"') + '"}'
         lines.append(f"try     curl{token} {url}/v1/videos --json '{example}'")

@@ -58,8 +58,9 @@ class Videos:
         """
         request.check(self.limits)
         data = request.image_bytes()
-        job = Job(new_id(), request.options(), key=key, image_digest=hashlib.sha256(data).hexdigest() if data else "")
+        digest = hashlib.sha256(data).hexdigest() if data else ""
         with self._lock:
+            job = Job(new_id(), request.options(), key=key, image_digest=digest)
             if earlier := self._same_key(job):
                 return earlier
             if data:

@@ -87,7 +87,7 @@ function describe(model, limits) {
   $("form").elements.num_inference_steps.max = limits.max_steps;
   for (const [name, value] of Object.entries(model.defaults)) {
     const field = $("form").elements[NAMES[name] || name];
-    if (field.options) field.options[0].textContent = `${value} (the model's)`;
+    if (field.options) field.options[0].textContent = `(${value})`;
     else field.placeholder = value;
   }
   $("examples").replaceChildren(...model.examples.map(text => {
@@ -245,9 +245,11 @@ async function play(job) {
         : element("video", { src: url, controls: true, loop: true, muted: true, autoplay: !still, playsInline: true });
       const name = `${job.id}-${i}.${image ? "png" : "mp4"}`;
       const took = job.finished - job.started;
-      $("videos").append(element("figure", {}, player, element("figcaption", {},
+      const figure = element("figure", {}, player, element("figcaption", {},
         element("span", { className: "soft", textContent: `seed ${job.settings[i].seed} · made in ${seconds(took)}` }),
-        element("a", { href: url, download: name, textContent: "Download" }))));
+        element("a", { href: url, download: name, textContent: "Download" })));
+      figure.style.setProperty("--ratio", job.settings[i].width / job.settings[i].height);
+      $("videos").append(figure);
     } catch (e) { tell("stage-error", e.message); }
   }
 }

@@ -5,6 +5,8 @@ Legend: b batch, s video tokens, l text tokens, d inner width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         d, hd = cfg.inner_dim, cfg.attention_head_dim
         self.head_dim, self.split = hd, rope_split(cfg)
-        self.attend = attention
+        self.attend: Callable[..., Tensor] = attention
         self.wqkv = nn.Linear(d, 3 * d, bias=False)
         self.wo = nn.Linear(d, d, bias=False)
         self.q_norm = RMSNorm(hd, QK_EPS)

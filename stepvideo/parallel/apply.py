@@ -92,4 +92,6 @@ class ParallelContext:
 
     def decode(self, vae: VideoVAE, z_BTCHW: Tensor, decoder: by_chunk.Code = VideoVAE.decode) -> Tensor:
         """`VideoVAE.decode` with the chunks divided over all ranks."""
-        return by_chunk.decode(vae, z_BTCHW, dist.group.WORLD, decoder)
+        world = dist.group.WORLD
+        assert world is not None
+        return by_chunk.decode(vae, z_BTCHW, world, decoder)

@@ -41,7 +41,7 @@ def gather(x: Tensor, dim: int, sizes: list[int], group: ProcessGroup) -> Tensor
     width = first.shape[1:].numel()
     copies = first.reshape(-1).expand(group.size(), -1).reshape(-1)
     flat = all_to_all(copies, [first.numel()] * group.size(), [n * width for n in sizes], group)
-    return flat.view(-1, *first.shape[1:]).movedim(0, dim)
+    return flat.view(sum(sizes), *first.shape[1:]).movedim(0, dim)
 
 
 class _AllToAll(torch.autograd.Function):

@@ -9,6 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from stepvideo.errors import StepVideoError
 from stepvideo.parallel.config import ParallelConfig
@@ -36,10 +37,14 @@ def connect(config: ParallelConfig, device: str = "auto", timeout_s: float = TIM
                 f"local rank {local} has no device: this machine has {count}; start at most {count} ranks on it"
             )
         torch.cuda.set_device(local)
+    timeout = timedelta(seconds=timeout_s)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout)
         atexit.register(disconnect)
-    return init_device_mesh(kind, (config.cfg, config.ulysses, config.tensor), mesh_dim_names=DIMENSIONS)
+    mesh = init_device_mesh(kind, (config.cfg, config.ulysses, config.tensor), mesh_dim_names=DIMENSIONS)
+    for group in mesh.get_all_groups():  # a mesh's groups have torch's own timeout, whatever the first group has
+        _set_pg_timeout(timeout, group)
+    return mesh
 
 
 def disconnect() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from stepvideo.models.dit import DiT
 
@@ -26,7 +26,7 @@ def split_heads(dit: DiT, mesh: DeviceMesh) -> None:
     Without communication: every rank has the same weights, or `dit` is on the meta device and `shard_loader` gives it
     its weights.
     """
-    plan = {
+    plan: dict[str, ParallelStyle] = {
         name: ColwiseParallel() if name.endswith(COLUMNS) else RowwiseParallel()
         for name, module in dit.named_modules()
         if isinstance(module, nn.Linear) and name.endswith(COLUMNS + ROWS)

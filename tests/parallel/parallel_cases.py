@@ -1,0 +1,154 @@
+"""What the ranks do: compute the same thing alone and together, and return how far apart the results are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.tensor import DTensor
+
+from stepvideo.diffusion.config import GuidanceConfig
+from stepvideo.diffusion.guidance import sample
+from stepvideo.diffusion.schedule import sigmas
+from stepvideo.models.config import DiTConfig, VAEConfig
+from stepvideo.models.dit import DiT
+from stepvideo.models.video_vae import VideoVAE
+from stepvideo.parallel import vae as by_chunk
+from stepvideo.parallel.apply import ParallelContext
+from stepvideo.parallel.config import ParallelConfig
+from stepvideo.parallel.gradients import reduce_gradients
+from stepvideo.parallel.tensor import shard_loader
+
+TEXT = 7  # Step-LLM tokens; the CLIP stream has 3
+Inputs = dict[str, Tensor]
+
+
+def network(cfg: DiTConfig) -> DiT:
+    """Weights of which none is zero or one: what a plan does wrong must show."""
+    draw = torch.Generator().manual_seed(0)
+    dit = DiT(cfg)
+    with torch.no_grad():
+        for name, p in dit.named_parameters():
+            p.normal_(0, 0.5 if p.ndim == 1 else p.shape[-1] ** -0.5, generator=draw)
+            p += 1.0 * ("norm" in name and name.endswith("weight"))
+    return dit
+
+
+def inputs(cfg: DiTConfig, size: tuple[int, int, int], batch: int) -> Inputs:
+    """Arguments of the DiT for a latent of (frames, height, width); every sample has a text of another length."""
+    draw = torch.Generator().manual_seed(1)
+    frames, height, width = size
+    made = {"hidden_states": torch.randn(batch, frames, cfg.in_channels, height, width, generator=draw)}
+    made["timestep"] = torch.linspace(0.1, 0.9, batch)
+    made["encoder_hidden_states"] = torch.randn(batch, TEXT, cfg.caption_channels[0], generator=draw)
+    made["encoder_hidden_states_2"] = torch.randn(batch, 3, cfg.caption_channels[-1], generator=draw)
+    used = torch.tensor([3 + 1 + i % TEXT for i in range(batch)])
+    made["encoder_attention_mask"] = (torch.arange(3 + TEXT) < used[:, None]).float()
+    if cfg.use_additional_conditions:
+        made["condition_hidden_states"] = torch.randn(made["hidden_states"].shape, generator=draw)
+        made["motion_score"] = torch.linspace(2, 5, batch)
+    return made
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the largest value."""
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@torch.no_grad()
+def forward(cfg: DiTConfig, plan: ParallelConfig, size: tuple[int, int, int], batch: int) -> float:
+    args = inputs(cfg, size, batch)
+    expected = network(cfg)(**args)
+    context = ParallelContext.start(plan, cfg, "cpu", 30)
+    velocity = context.velocity(context.divide(network(cfg)))
+    velocity(**inputs(cfg, (1, 2, 2), 2))  # another size before: nothing may stay behind
+    return gap(velocity(**args), expected)
+
+
+def guided(cfg: DiTConfig, plan: ParallelConfig, steps: int) -> float:
+    """A whole denoising loop, from guidance to none of it."""
+    args = inputs(cfg, (3, 2, 2), 2)
+    noise, _ = args.pop("hidden_states"), args.pop("timestep")
+    uncond = {k: v.flip(0) for k, v in args.items()}
+    run = [noise, sigmas(steps, 2.0), args, uncond, GuidanceConfig("diminishing", 3.0)]
+    expected = sample(network(cfg), *run).latents
+    context = ParallelContext.start(plan, cfg, "cpu", 30)
+    return gap(sample(context.velocity(context.divide(network(cfg))), *run).latents, expected)
+
+
+def gradients(cfg: DiTConfig, plan: ParallelConfig, size: tuple[int, int, int], checkpoint: bool) -> dict[str, float]:
+    """Of a loss over all outputs: every parameter's gap."""
+    args = inputs(cfg, size, 2)
+    target = torch.randn(args["hidden_states"].shape, generator=torch.Generator().manual_seed(2))
+    alone = network(cfg)
+    (alone(**args) - target).square().mean().backward()
+    context = ParallelContext.start(plan, cfg, "cpu", 30)
+    dit = context.divide(network(cfg))
+    if checkpoint:
+        recompute(dit)
+    loss = (dit(**args) - target).square().mean()
+    dit(**inputs(cfg, (1, 2, 2), 1))  # another size between forward and backward, as with mixed buckets
+    loss.backward()
+    reduce_gradients(dit, context.mesh)
+    expected = dict(alone.named_parameters())
+    named = {n.replace("_checkpoint_wrapped_module.", ""): p for n, p in dit.named_parameters()}
+    assert named.keys() == expected.keys()
+    return {n: gap(whole(p.grad), expected[n].grad) for n, p in named.items()}
+
+
+def recompute(dit: DiT) -> None:
+    """Checkpoint every block, as training does."""
+    blocks = dit.transformer_blocks
+    dit.transformer_blocks = torch.nn.ModuleList(checkpoint_wrapper(block) for block in blocks)
+
+
+def whole(x: Tensor | None) -> Tensor:
+    assert x is not None
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def loaded(cfg: DiTConfig, plan: ParallelConfig) -> tuple[float, int, int]:
+    """From the meta device: the gap, the numbers that this rank holds, and those of the whole model."""
+    saved = network(cfg).state_dict()
+    args = inputs(cfg, (2, 2, 2), 1)
+    with torch.no_grad():
+        expected = network(cfg)(**args)
+    context = ParallelContext.start(plan, cfg, "cpu", 30)
+    with torch.device("meta"):
+        dit = DiT(cfg)
+    shard = shard_loader(context.divide(dit))
+    dit.load_state_dict({k: shard(k, v) for k, v in saved.items()}, assign=True)
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in dit.parameters())
+    full = {k: whole(v) for k, v in dit.state_dict().items()}
+    assert all(torch.equal(full[k], saved[k]) for k in saved)
+    with torch.no_grad():
+        return gap(dit(**args), expected), held, sum(v.numel() for v in saved.values())
+
+
+@torch.no_grad()
+def video(frames: list[int], plan: ParallelConfig, **form: int) -> list[float]:
+    """Decoding and encoding of clips of these lengths."""
+    ones = [1, 1, 1, 1]
+    torch.manual_seed(0)
+    vae = VideoVAE(replace(VAEConfig(3, 4, 8, ones, 8, ones, num_groups=4), **form))
+    context = ParallelContext.start(plan, DiTConfig(8, 8, 1), "cpu", 30)
+    world = torch.distributed.group.WORLD
+    gaps = []
+    for n in frames:
+        x = torch.randn(1, n, 3, 32, 16)
+        moments = vae.encode_moments(x)
+        gaps.append(gap(by_chunk.encode_moments(vae, x, world), moments))
+        z = moments.chunk(2, 2)[0]
+        gaps.append(gap(context.decode(vae, z), vae.decode(z)))
+    return gaps
+
+
+def refused(cfg: DiTConfig, plan: ParallelConfig) -> str:
+    try:
+        ParallelContext.start(plan, cfg, "cpu", 30).divide(network(cfg))
+    except Exception as e:
+        return f"{type(e).__name__}: {e}"
+    return ""

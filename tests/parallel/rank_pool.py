@@ -1,0 +1,65 @@
+"""Processes that wait for calls; each call is one distributed run of the first n of them, over gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+TIMEOUT_S = 60
+
+
+class RankPool:
+    """`pool(n, function, *args)` calls `function(*args)` on n ranks and returns what each returned."""
+
+    def __init__(self, size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(size)]
+        self._ours = [ours for ours, _ in pipes]
+        self._processes = [context.Process(target=_serve, args=(theirs,), daemon=True) for _, theirs in pipes]
+
+    def __enter__(self) -> RankPool:
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+    def __call__(self, n: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        for rank, pipe in enumerate(self._ours[:n]):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            pipe.send(({k: str(v) for k, v in place.items()}, function, args))
+        answers = []
+        for rank, pipe in enumerate(self._ours[:n]):
+            assert pipe.poll(TIMEOUT_S), f"rank {rank} of {function.__name__}{args} does not answer"
+            answers.append(pipe.recv())
+        failed = [f"rank {rank}:\n{said}" for rank, (ok, said) in enumerate(answers) if not ok]
+        assert not failed, f"{function.__name__}{args}\n" + "\n".join(failed)
+        return [result for _, result in answers]
+
+
+def _serve(calls: Connection) -> None:
+    import torch
+
+    from stepvideo.parallel.mesh import disconnect
+
+    torch.set_num_threads(1)
+    while True:
+        environment, function, args = calls.recv()
+        os.environ.update(environment)
+        try:
+            result = True, function(*args)
+        except Exception:
+            result = False, traceback.format_exc()
+        disconnect()
+        calls.send(result)

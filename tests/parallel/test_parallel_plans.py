@@ -1,0 +1,88 @@
+"""Every plan on 2 to 4 ranks gives what one process gives."""
+
+from __future__ import annotations
+
+import parallel_cases as cases
+import pytest
+
+from stepvideo.models.config import DiTConfig
+from stepvideo.parallel.config import ParallelConfig
+
+BASE = DiTConfig(4, 16, 3, 4, 4, caption_channels=[12, 8])
+SIX_HEADS = DiTConfig(6, 8, 2, 4, 4, caption_channels=[12, 8])
+PATCH_2 = DiTConfig(4, 16, 2, 4, 4, patch_size=2, caption_channels=[12, 8])
+TI2V = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8], use_additional_conditions=True)
+MMDIT = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8], block="mmdit", block_norm="rms_norm")
+SPACE_TIME = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8], attention="spatial_temporal")
+
+
+@pytest.mark.parametrize(
+    ("cfg", "plan", "size", "batch"),
+    [  # tokens: frames · height · width / patch²
+        pytest.param(BASE, ParallelConfig(tensor=2), (2, 3, 2), 1, id="tensor2"),
+        pytest.param(BASE, ParallelConfig(tensor=4), (2, 3, 2), 2, id="tensor4"),
+        pytest.param(MMDIT, ParallelConfig(tensor=2), (2, 3, 2), 2, id="tensor2-mmdit"),
+        pytest.param(SPACE_TIME, ParallelConfig(tensor=2), (2, 3, 2), 2, id="tensor2-spatial-temporal"),
+        pytest.param(BASE, ParallelConfig(ulysses=2), (3, 3, 3), 1, id="ulysses2-27-tokens"),
+        pytest.param(BASE, ParallelConfig(ulysses=3), (2, 2, 4), 2, id="ulysses3-16-tokens-4-heads"),
+        pytest.param(SIX_HEADS, ParallelConfig(ulysses=4), (1, 1, 5), 1, id="ulysses4-5-tokens-6-heads"),
+        pytest.param(SIX_HEADS, ParallelConfig(ulysses=4), (1, 1, 3), 2, id="ulysses4-fewer-tokens-than-ranks"),
+        pytest.param(BASE, ParallelConfig(cfg=2), (2, 2, 2), 4, id="cfg2"),
+        pytest.param(BASE, ParallelConfig(cfg=2), (2, 2, 2), 1, id="cfg2-one-sample"),
+        pytest.param(BASE, ParallelConfig(cfg=2), (2, 2, 2), 3, id="cfg2-odd-batch"),
+        pytest.param(BASE, ParallelConfig(tensor=2, ulysses=2), (3, 3, 1), 2, id="tensor2-ulysses2"),
+        pytest.param(BASE, ParallelConfig(ulysses=2, cfg=2), (5, 1, 3), 2, id="ulysses2-cfg2"),
+        pytest.param(BASE, ParallelConfig(tensor=2, cfg=2), (2, 1, 3), 2, id="tensor2-cfg2"),
+        pytest.param(PATCH_2, ParallelConfig(tensor=2, ulysses=2), (3, 2, 6), 2, id="patch2"),
+        pytest.param(TI2V, ParallelConfig(tensor=2, ulysses=2), (3, 3, 1), 2, id="ti2v"),
+        pytest.param(TI2V, ParallelConfig(ulysses=2, cfg=2), (3, 3, 1), 2, id="ti2v-cfg2"),
+    ],
+)
+def test_forward(ranks, cfg, plan, size, batch) -> None:
+    gaps = ranks(plan.world_size, cases.forward, cfg, plan, size, batch)
+    assert max(gaps) < 1e-5, gaps
+
+
+@pytest.mark.parametrize("plan", [ParallelConfig(ulysses=2, cfg=2), ParallelConfig(tensor=2, ulysses=2)], ids=repr)
+def test_a_whole_generation(ranks, plan) -> None:
+    gaps = ranks(4, cases.guided, BASE, plan, 6)
+    assert max(gaps) < 1e-5, gaps
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize(
+    ("plan", "size"),
+    [
+        (ParallelConfig(tensor=2), (2, 3, 2)),
+        (ParallelConfig(ulysses=2), (3, 3, 1)),
+        (ParallelConfig(ulysses=3), (2, 2, 2)),
+        (ParallelConfig(tensor=2, ulysses=2), (3, 1, 3)),
+    ],
+    ids=["tensor2", "ulysses2", "ulysses3", "tensor2-ulysses2"],
+)
+def test_gradients(ranks, plan, size, checkpoint) -> None:
+    for gaps in ranks(plan.world_size, cases.gradients, BASE, plan, size, checkpoint):
+        assert max(gaps.values()) < 1e-4, {k: v for k, v in gaps.items() if v >= 1e-4}
+
+
+def test_a_rank_reads_its_shards_only(ranks) -> None:
+    for found, held, total in ranks(2, cases.loaded, BASE, ParallelConfig(tensor=2)):
+        assert found < 1e-5 and held < 0.75 * total
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_video_by_chunks(ranks, n) -> None:
+    """1, 2, 3 and 5 chunks, and a last chunk that is not whole."""
+    frames = [17, 34, 51, 85, 34 + 9, 1]
+    for gaps in ranks(n, cases.video, frames, ParallelConfig(ulysses=n)):
+        assert max(gaps) < 1e-5, gaps
+
+
+def test_refused(ranks) -> None:
+    for said in ranks(3, cases.refused, DiTConfig(2, 16, 1, 4, 4, caption_channels=[8]), ParallelConfig(ulysses=3)):
+        assert said.startswith("ConfigError") and "parallel.ulysses=3 exceeds the heads" in said
+    for said in ranks(2, cases.refused, BASE, ParallelConfig(tensor=4)):
+        assert said.startswith("StepVideoError") and "4 ranks, but 2 were started" in said
+    for cfg in (MMDIT, SPACE_TIME):
+        for said in ranks(2, cases.refused, cfg, ParallelConfig(ulysses=2)):
+            assert "parallel.ulysses=2 divides full attention" in said and "use parallel.tensor" in said

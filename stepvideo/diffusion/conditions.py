@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,35 @@ from stepvideo.diffusion.image_condition import condition_latents
 from stepvideo.errors import StepVideoError
 
 Conditions = dict[str, Tensor]  # the text arguments of DiT.forward, [n, …]
+LLM, CLIP, MASK = "encoder_hidden_states", "encoder_hidden_states_2", "encoder_attention_mask"
+_BATCH = 64  # texts encoded together
+
+
+class Encoders(Protocol):
+    """`TextEncoders`, here, in another process or on another machine."""
+
+    def encode(self, prompts: Sequence[str]) -> Conditions: ...
+
+
+@torch.no_grad()
+def encode_texts(encoders: Encoders, texts: Sequence[str]) -> Conditions:
+    """Features of both encoders, [n, …]; Step-LLM positions that no text uses are cut off (they are masked).
+
+    Raises:
+        StepVideoError: a text holds a token outside a vocabulary; names both.
+    """
+    parts = [encoders.encode(list(texts[i : i + _BATCH])) for i in range(0, len(texts), _BATCH)]
+    joined = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    clip = joined[CLIP].shape[1]
+    used = int(joined[MASK][:, clip:].sum(1).max())  # padding is on the right
+    return joined | {LLM: joined[LLM][:, :used], MASK: joined[MASK][:, : clip + used]}
+
+
+def of_streams(conditions: Conditions, caption_channels: Sequence[int]) -> Conditions:
+    """What a DiT with these `caption_channels` takes of both encoders' features: one stream leaves CLIP out."""
+    if len(caption_channels) == 2:
+        return conditions
+    return {LLM: conditions[LLM], MASK: conditions[MASK][:, conditions[CLIP].shape[1] :]}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stepvideo import storage
 from stepvideo.diffusion.component import Component
-from stepvideo.diffusion.conditions import Conditions, FirstFrame, TextFeatures
+from stepvideo.diffusion.conditions import Conditions, FirstFrame, TextFeatures, encode_texts, of_streams
 from stepvideo.diffusion.guidance import VelocityFn, evaluations, sample
 from stepvideo.diffusion.image_condition import cover_crop
 from stepvideo.diffusion.latent_stats import LatentStats
@@ -35,7 +35,6 @@ from stepvideo.models.video_vae import DiagonalGaussian, VideoVAE
 
 LENGTHS_FILE = "text_lengths.json"
 RELEASED_LENGTHS = {"llm_length": 320, "clip_length": 77}
-_ENCODE_BATCH = 64
 
 
 @dataclass
@@ -156,21 +155,8 @@ class Pipeline:
         Raises:
             StepVideoError: a prompt holds a token outside a vocabulary; names both.
         """
-        batches = [list(prompts[i : i + _ENCODE_BATCH]) for i in range(0, len(prompts), _ENCODE_BATCH)]
         with self.text.use() as text:
-            parts = [text.encode(batch) for batch in batches]
-        joined = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
-        mask = joined["encoder_attention_mask"]
-        clip = joined["encoder_hidden_states_2"].shape[1]
-        used = int(mask[:, clip:].sum(1).max())  # padding is on the right
-        joined["encoder_hidden_states"] = joined["encoder_hidden_states"][:, :used]
-        joined["encoder_attention_mask"] = mask[:, : clip + used]
-        if len(self.dit.cfg.caption_channels) == 1:
-            return {
-                "encoder_hidden_states": joined["encoder_hidden_states"],
-                "encoder_attention_mask": joined["encoder_attention_mask"][:, clip:],
-            }
-        return joined
+            return of_streams(encode_texts(text, prompts), self.dit.cfg.caption_channels)
 
     def noise(self, sampling: Sampling, seed: int, indices: Sequence[int]) -> Tensor:
         """Initial noise [n, f, z, h, w], fp32 on the CPU: sample i's depends on (seed, i) and the size alone."""

@@ -2,7 +2,7 @@
 
     model_index.json
     transformer/{config.json, diffusion_pytorch_model*.safetensors}
-    vae/{config.json, vae_v2.safetensors}                  config.json is ours; without it the released widths hold
+    vae/{config.json, vae_v2.safetensors or vae.safetensors}   config.json is ours; without it the released widths hold
     step_llm/{config.json, model*.safetensors, step1_chat_tokenizer.model}
     hunyuan_clip/clip_text_encoder/{config.json, model.safetensors or pytorch_model.bin}
     hunyuan_clip/tokenizer/vocab.txt
@@ -15,37 +15,173 @@ Any subset of the folders may be present: a stage's artifact holds what the stag
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stepvideo import storage
-from stepvideo.models.config import CLIPImageConfig, VAEConfig, saved
+from stepvideo.models.config import CLIPImageConfig, CLIPTextConfig, DiTConfig, VAEConfig, saved
 from stepvideo.models.config_files import (
     BERT_FIXED,
     DIT_FIXED,
+    VAE_STEMS,
     clip_text_config,
     dit_config,
     read_config,
     step_llm_config,
     vae_config,
+    vae_version,
 )
 from stepvideo.models.dit import DiT
-from stepvideo.models.weights import SHARD_BYTES, assign, read_tensors, save_tensors
+from stepvideo.models.tensor_files import Entry
+from stepvideo.models.weights import SHARD_BYTES, fill, listing, save_tensors
 
 if TYPE_CHECKING:
     from stepvideo.models.clip import CLIPImageEncoder, CLIPTextEncoder
     from stepvideo.models.step_llm import StepLLM
     from stepvideo.models.video_vae import VideoVAE
 
-M = TypeVar("M", bound=nn.Module)
-
+LLM_SHARD_BYTES = 5 * 1000**3
 DIFFUSERS = {"_diffusers_version": "0.31.0"}
+CLIP_FOLDER = "hunyuan_clip/clip_text_encoder"
 CLIP_UNUSED = ("visual.", "bert.pooler.", "bert.embeddings.position_ids")
+CLIP_HEADS = ("text_projection", "logit_scale")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A kind of network in a model folder: where it lies and what it is made from.
+
+    Args:
+        config: reads its configuration from the model folder.
+        stem: of its files, by the configuration.
+        pickled: a torch file that is read where there are no safetensors.
+        unused: beginnings of names that a released file holds and the network does not use.
+        ours: a name in a file → the network's own, by the configuration.
+        hint: what a file probably is that does not fit.
+    """
+
+    folder: str
+    build: Callable[[Any], nn.Module]
+    config: Callable[[Path], Any]
+    stem: Callable[[Any], str]
+    pickled: str = ""
+    unused: Callable[[Any], tuple[str, ...]] = lambda cfg: ()
+    ours: Callable[[Any, str], str] = lambda cfg, name: name
+    hint: Callable[[Any, Mapping[str, Entry]], str] = lambda cfg, found: ""
+
+    def held(self, root: Path, cfg: Any) -> tuple[dict[str, Entry], list[str]]:
+        """The network's tensors under its own names, and the names of those that are left aside.
+
+        Raises:
+            ArtifactError: on a missing or damaged file.
+        """
+        found = listing(Path(root) / self.folder, self.stem(cfg), self.pickled)
+        unused = self.unused(cfg)
+        aside = [k for k in found if unused and k.startswith(unused)]
+        return {self.ours(cfg, k): e for k, e in found.items() if k not in set(aside)}, aside
+
+    def on_meta(self, cfg: Any) -> nn.Module:
+        """The network without memory for its weights."""
+        with torch.device("meta"):
+            return self.build(cfg)
+
+    def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Any:
+        """Read it. Tensors keep their saved dtype, which must be one for all, unless `dtype` is given.
+
+        Raises:
+            ArtifactError: on a missing or damaged file, or tensors that do not fit the config.
+        """
+        cfg = self.config(root)
+        found, aside = self.held(root, cfg)
+        if aside:
+            _LOG.info("%s: left aside %d tensors that are not used: %s", self.folder, len(aside), ", ".join(aside[:3]))
+        model = self.on_meta(cfg)
+        fill(model, found, Path(root) / self.folder, device, dtype, self.hint(cfg, found))
+        return model.eval()
+
+
+def _vae(cfg: VAEConfig) -> nn.Module:
+    from stepvideo.models.video_vae import VideoVAE
+
+    return VideoVAE(cfg)
+
+
+def _step_llm(cfg: Any) -> nn.Module:
+    from stepvideo.models.step_llm import StepLLM
+
+    return StepLLM(cfg)
+
+
+def _clip_text(cfg: Any) -> nn.Module:
+    from stepvideo.models.clip import CLIPTextEncoder
+
+    return CLIPTextEncoder(cfg)
+
+
+def _clip_image(cfg: Any) -> nn.Module:
+    from stepvideo.models.clip import CLIPImageEncoder
+
+    return CLIPImageEncoder(cfg)
+
+
+def _clip_image_config(root: Path) -> CLIPImageConfig:
+    folder = Path(root) / "hunyuan_clip" / "clip_image_encoder"
+    return read_config(CLIPImageConfig, storage.read_json(folder / "config.json"), folder, known={"_class_name"})
+
+
+def _vae_stem(cfg: VAEConfig) -> str:
+    return VAE_STEMS[vae_version(cfg)]
+
+
+def _vae_name(cfg: VAEConfig, name: str) -> str:
+    """The decoder's last convolution: files have it with and without `.conv`."""
+    plain = name.replace("decoder.conv_out.conv.", "decoder.conv_out.")
+    return plain if cfg.dual_path else plain.replace("decoder.conv_out.", "decoder.conv_out.conv.")
+
+
+def _vae_hint(cfg: VAEConfig, found: Mapping[str, Entry]) -> str:
+    if ("encoder.conv_patchify.conv.conv.weight" in found) == cfg.dual_path:
+        return ""
+    held = "v1 (4x8x8)" if cfg.dual_path else "v2 (8x16x16)"
+    right = VAE_STEMS["v1" if cfg.dual_path else "v2"]
+    return f"the file holds a Video-VAE {held}: name it {right}.safetensors, with a config.json of its own if any"
+
+
+def _dit_hint(cfg: DiTConfig, found: Mapping[str, Entry]) -> str:
+    image_to_video = any("motion_score_embedder" in name for name in found)
+    if image_to_video == cfg.use_additional_conditions:
+        return ""
+    kinds = ("image-to-video (TI2V)", "text-to-video (T2V)")
+    held, said = kinds if image_to_video else kinds[::-1]
+    return f"the weights are of {held}, the config is of {said}: copy the config.json that belongs to the weights"
+
+
+def _clip_unused(cfg: CLIPTextConfig) -> tuple[str, ...]:
+    return CLIP_UNUSED if cfg.projection_dim else (*CLIP_UNUSED, *CLIP_HEADS)
+
+
+NETWORKS = {
+    "dit": Network("transformer", DiT, dit_config, lambda cfg: "diffusion_pytorch_model", hint=_dit_hint),
+    "vae": Network("vae", _vae, vae_config, _vae_stem, ours=_vae_name, hint=_vae_hint),
+    "step_llm": Network("step_llm", _step_llm, step_llm_config, lambda cfg: "model"),
+    "clip_text": Network(
+        CLIP_FOLDER, _clip_text, clip_text_config, lambda cfg: "model", "pytorch_model.bin", _clip_unused
+    ),
+    "clip_image": Network("hunyuan_clip/clip_image_encoder", _clip_image, _clip_image_config, lambda cfg: "model"),
+}
+
+
+def vae_network(version: str = "") -> Network:
+    """The VAE of a folder that may hold v1 and v2."""
+    return replace(NETWORKS["vae"], config=partial(vae_config, version=version))
 
 
 def save_dit(model: DiT, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -57,14 +193,8 @@ def save_dit(model: DiT, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
 
 
 def load_dit(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> DiT:
-    """Read `root/transformer`; tensors keep their saved dtype unless `dtype` is given.
-
-    Raises:
-        ArtifactError: on a missing or damaged file, or tensors that do not fit the config.
-    """
-    folder = Path(root) / "transformer"
-    model = _meta(DiT, dit_config(root))
-    return _load(model, *read_tensors(folder, "diffusion_pytorch_model"), folder, device, dtype)
+    """Read `root/transformer`; see `Network.load`."""
+    return NETWORKS["dit"].load(root, device, dtype)
 
 
 def save_vae(model: VideoVAE, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -74,19 +204,14 @@ def save_vae(model: VideoVAE, root: Path, shard_bytes: int = SHARD_BYTES) -> Non
     _write_json(folder / "config.json", {"_class_name": "VideoVAE", **saved(model.cfg)})
 
 
-def load_vae(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> VideoVAE:
-    """Read `root/vae`; without a config.json, as in the release, the released widths are taken."""
-    from stepvideo.models.video_vae import VideoVAE
-
-    folder, cfg = Path(root) / "vae", vae_config(root)
-    return _load(_meta(VideoVAE, cfg), *read_tensors(folder, _vae_stem(cfg)), folder, device, dtype)
-
-
-def _vae_stem(cfg: VAEConfig) -> str:
-    return "vae_v2" if cfg.dual_path else "vae"
+def load_vae(
+    root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, version: str = ""
+) -> VideoVAE:
+    """Read `root/vae`; see `Network.load`, and `vae_config` for the version (v1 | v2)."""
+    return vae_network(version).load(root, device, dtype)
 
 
-def save_step_llm(model: StepLLM, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
+def save_step_llm(model: StepLLM, root: Path, shard_bytes: int = LLM_SHARD_BYTES) -> None:
     """Write the network of `root/step_llm` (its tokenizer is saved by itself)."""
     folder = Path(root) / "step_llm"
     save_tensors(model.state_dict(), folder, "model", shard_bytes)
@@ -94,16 +219,13 @@ def save_step_llm(model: StepLLM, root: Path, shard_bytes: int = SHARD_BYTES) ->
 
 
 def load_step_llm(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> StepLLM:
-    """Read the network of `root/step_llm`."""
-    from stepvideo.models.step_llm import StepLLM
-
-    folder = Path(root) / "step_llm"
-    return _load(_meta(StepLLM, step_llm_config(root)), *read_tensors(folder, "model"), folder, device, dtype)
+    """Read the network of `root/step_llm`; see `Network.load`."""
+    return NETWORKS["step_llm"].load(root, device, dtype)
 
 
 def save_clip_text(model: CLIPTextEncoder, root: Path) -> None:
     """Write `root/hunyuan_clip/clip_text_encoder`."""
-    folder = Path(root) / "hunyuan_clip" / "clip_text_encoder"
+    folder = Path(root) / CLIP_FOLDER
     save_tensors(model.state_dict(), folder, "model")
     _write_json(folder / "config.json", {"architectures": ["BertModel"], **BERT_FIXED, **asdict(model.cfg)})
 
@@ -111,13 +233,7 @@ def save_clip_text(model: CLIPTextEncoder, root: Path) -> None:
 def load_clip_text(root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> CLIPTextEncoder:
     """Read `root/hunyuan_clip/clip_text_encoder`; of the released file, the image tower and the pooler are left
     aside."""
-    from stepvideo.models.clip import CLIPTextEncoder
-
-    folder, cfg = Path(root) / "hunyuan_clip" / "clip_text_encoder", clip_text_config(root)
-    tensors, origin = read_tensors(folder, "model", pickled="pytorch_model.bin")
-    heads = () if cfg.projection_dim else ("text_projection", "logit_scale")
-    tensors = {k: v for k, v in tensors.items() if not k.startswith((*CLIP_UNUSED, *heads))}
-    return _load(_meta(CLIPTextEncoder, cfg), tensors, origin, folder, device, dtype)
+    return NETWORKS["clip_text"].load(root, device, dtype)
 
 
 def save_clip_image(model: CLIPImageEncoder, root: Path) -> None:
@@ -130,12 +246,8 @@ def save_clip_image(model: CLIPImageEncoder, root: Path) -> None:
 def load_clip_image(
     root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> CLIPImageEncoder:
-    """Read `root/hunyuan_clip/clip_image_encoder`."""
-    from stepvideo.models.clip import CLIPImageEncoder
-
-    folder = Path(root) / "hunyuan_clip" / "clip_image_encoder"
-    cfg = read_config(CLIPImageConfig, storage.read_json(folder / "config.json"), folder, known={"_class_name"})
-    return _load(_meta(CLIPImageEncoder, cfg), *read_tensors(folder, "model"), folder, device, dtype)
+    """Read `root/hunyuan_clip/clip_image_encoder`; see `Network.load`."""
+    return NETWORKS["clip_image"].load(root, device, dtype)
 
 
 def save_scheduler(root: Path) -> None:
@@ -158,20 +270,3 @@ def save_model_index(root: Path, image_to_video: bool = False) -> None:
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
     """As diffusers writes them: sorted keys, two spaces."""
     storage.write_atomic(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
-
-
-def _meta(cls: type[M], cfg: Any) -> M:
-    with torch.device("meta"):
-        return cls(cfg)
-
-
-def _load(
-    model: M,
-    tensors: Mapping[str, Tensor],
-    origin: Mapping[str, Path],
-    folder: Path,
-    device: torch.device | str,
-    dtype: torch.dtype | None,
-) -> M:
-    assign(model, tensors, origin, folder)
-    return model.to(device=device, dtype=dtype).eval()

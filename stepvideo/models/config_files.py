@@ -15,6 +15,9 @@ C = TypeVar("C")
 
 DIT_FIXED = {"dropout": 0.0, "norm_elementwise_affine": False, "norm_type": "ada_norm_single"}
 BERT_FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
+WEIGHTS = (".safetensors", ".safetensors.index.json")
+VAE_STEMS = {"v2": "vae_v2", "v1": "vae"}  # the preferred one first
+VAE_V1: dict[str, Any] = {"z_channels": 16, "dual_path": False, "spatial_group_norm": False}
 
 
 def dit_config(root: Path) -> DiTConfig:
@@ -25,11 +28,28 @@ def dit_config(root: Path) -> DiTConfig:
     return read_config(DiTConfig, data, folder, fixed=DIT_FIXED, known=known)
 
 
-def vae_config(root: Path) -> VAEConfig:
-    """What `root/vae/config.json` says, without the weights."""
+def vae_config(root: Path, version: str = "") -> VAEConfig:
+    """What `root/vae/config.json` says, without the weights. A released folder has none: there `version` (v1 | v2)
+    chooses between its two files, v2 if both are there.
+
+    Raises:
+        ArtifactError: a config.json that is not of a VAE, or not of that version.
+    """
     folder = Path(root) / "vae"
-    data = storage.read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    return read_config(VAEConfig, data, folder, known={"_class_name"})
+    if version not in ("", *VAE_STEMS):
+        raise ArtifactError(f"version={version!r}: a Video-VAE is v1 (4x8x8) or v2 (8x16x16)")
+    if (folder / "config.json").exists():
+        cfg = read_config(VAEConfig, storage.read_json(folder / "config.json"), folder, known={"_class_name"})
+        if version and version != vae_version(cfg):
+            raise ArtifactError(f"{folder} holds a Video-VAE {vae_version(cfg)}, not {version}")
+        return cfg
+    held = [v for v, stem in VAE_STEMS.items() if any((folder / f"{stem}{end}").exists() for end in WEIGHTS)]
+    return VAEConfig(**VAE_V1) if (version or (held or ["v2"])[0]) == "v1" else VAEConfig()
+
+
+def vae_version(cfg: VAEConfig) -> str:
+    """The release's name of this form."""
+    return "v2" if cfg.dual_path else "v1"
 
 
 def step_llm_config(root: Path) -> StepLLMConfig:

@@ -1,25 +1,32 @@
 """Tensors on disk as released checkpoints hold them: one safetensors file, or shards with an index.
 
 Writing is atomic a file and the index comes last; reading is strict and names the file and the tensor that do not fit.
+Both go through memory one shard, or one tensor, at a time.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import uuid
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepvideo import storage
 from stepvideo.errors import ArtifactError
+from stepvideo.models.tensor_files import DTYPES, Entry, entries, read
 
 SHARD_BYTES = 10 * 1000**3
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+_LOG = logging.getLogger(__name__)
 
 
 def save_tensors(state: Mapping[str, Tensor], folder: Path, stem: str, shard_bytes: int = SHARD_BYTES) -> list[Path]:
@@ -27,22 +34,21 @@ def save_tensors(state: Mapping[str, Tensor], folder: Path, stem: str, shard_byt
     size.
 
     Tensors keep their dtype and order; equal tensors give equal bytes. Files of an earlier save under the same stem
-    go away.
+    go away. Tensors of another device come to the host a shard at a time.
 
     Raises:
         ArtifactError: names the file that could not be written, and why.
     """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    shards = _split(tensors, shard_bytes)
+    shards = split(state, shard_bytes)
     n = len(shards)
     names = [f"{stem}.safetensors"] if n == 1 else [f"{stem}-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
     index = folder / f"{stem}.safetensors.index.json"
     index.unlink(missing_ok=True)  # from here to the end the checkpoint is absent, never a mixture
     for name, keys in zip(names, shards):
-        _save_file({k: tensors[k] for k in keys}, folder / name)
+        _save_file({k: state[k].detach().cpu().contiguous() for k in keys}, folder / name)
     written = [folder / name for name in names]
     if n > 1:
-        size = sum(v.nbytes for v in tensors.values())
+        size = sum(v.nbytes for v in state.values())
         weight_map = {k: name for name, keys in zip(names, shards) for k in keys}
         storage.write_json(index, {"metadata": {"total_size": size}, "weight_map": weight_map})
         written.append(index)
@@ -53,10 +59,11 @@ def save_tensors(state: Mapping[str, Tensor], folder: Path, stem: str, shard_byt
     return written
 
 
-def _split(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
+def split(state: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
+    """Names shard by shard, in order; a shard takes what fits below `shard_bytes`, and at least one tensor."""
     shards: list[list[str]] = [[]]
     filled = 0
-    for name, tensor in tensors.items():
+    for name, tensor in state.items():
         if shards[-1] and filled + tensor.nbytes > shard_bytes:
             shards.append([])
             filled = 0
@@ -78,71 +85,145 @@ def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
         raise ArtifactError(f"cannot write {path}: {e}; free space or choose another folder") from e
 
 
-def read_tensors(folder: Path, stem: str, pickled: str = "") -> tuple[dict[str, Tensor], dict[str, Path]]:
-    """All tensors saved under a stem, memory-mapped, and the file that each came from.
+def listing(folder: Path, stem: str, pickled: str = "") -> dict[str, Entry]:
+    """Every tensor saved under a stem, from the headers of its files.
 
     Args:
         pickled: name of a torch file to fall back on (read with `weights_only=True`); the released CLIP is one.
 
     Raises:
-        ArtifactError: if a file is missing or damaged, or the index names a tensor that its shard lacks.
+        ArtifactError: a file is missing or damaged, or the index and its shards are not of one save.
     """
     folder = Path(folder)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if index.exists():
-        return _read_shards(folder, index)
+        return _sharded(folder, index)
     if single.exists():
-        tensors = _load_file(single)
-        return tensors, dict.fromkeys(tensors, single)
+        return entries(single)
     if pickled and (folder / pickled).exists():
-        tensors = torch.load(folder / pickled, map_location="cpu", weights_only=True, mmap=True)
-        return tensors, dict.fromkeys(tensors, folder / pickled)
+        return entries(folder / pickled)
+    if parts := sorted(folder.glob(f"{stem}-*-of-*.safetensors")):
+        raise ArtifactError(f"{index} is missing beside {len(parts)} shards; copy it from where they came from")
     raise ArtifactError(f"{single} is missing (and no {index.name}); point to the folder of a complete checkpoint")
 
 
-def _read_shards(folder: Path, index: Path) -> tuple[dict[str, Tensor], dict[str, Path]]:
-    weight_map: dict[str, str] = storage.read_json(index)["weight_map"]
-    tensors: dict[str, Tensor] = {}
-    for name in dict.fromkeys(weight_map.values()):
-        shard = _load_file(folder / name)
-        for key in (k for k, file in weight_map.items() if file == name):
-            if key not in shard:
-                raise ArtifactError(f"{folder / name} lacks tensor {key}, which {index.name} places there")
-            tensors[key] = shard[key]
-    return tensors, {k: folder / name for k, name in weight_map.items()}
+def _sharded(folder: Path, index: Path) -> dict[str, Entry]:
+    content = storage.read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise ArtifactError(f"{index} has no weight_map from tensors to files; copy it again")
+    names = sorted(set(weight_map.values()))
+    _check_count(index, names)
+    found: dict[str, Entry] = {}
+    for name in names:
+        shard = entries(folder / name)
+        promised = [k for k, file in weight_map.items() if file == name]
+        if lacking := [k for k in promised if k not in shard]:
+            raise ArtifactError(
+                f"{folder / name} lacks tensor {lacking[0]}, which {index.name} places there: the files are of "
+                "different saves; copy all of one"
+            )
+        if extra := sorted(set(shard) - set(promised)):
+            raise ArtifactError(
+                f"{folder / name} holds tensor {extra[0]}, which {index.name} does not place there: the files are of "
+                "different saves; copy all of one"
+            )
+        found |= {k: shard[k] for k in promised}
+    if problem := wrong_total(index, found):
+        _LOG.warning(problem)
+    return {k: found[k] for k in weight_map}
 
 
-def _load_file(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise ArtifactError(f"{path} is missing; copy the whole checkpoint folder")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise ArtifactError(f"{path} is damaged or no safetensors file: {e}") from e
+def _check_count(index: Path, names: list[str]) -> None:
+    counts = {int(m[2]) for name in names if (m := _SHARD.search(name))}
+    if counts and counts != {len(names)}:
+        said = " and ".join(str(c) for c in sorted(counts))
+        raise ArtifactError(
+            f"{index} names {len(names)} shards, whose names speak of {said}: the files are of different saves; "
+            "copy all of one"
+        )
 
 
-def assign(model: nn.Module, tensors: Mapping[str, Tensor], origin: Mapping[str, Path], where: Path) -> None:
-    """Give `model` (which may be on the meta device) exactly these tensors, in their own dtype.
+def wrong_total(index: Path, found: Mapping[str, Entry]) -> str:
+    """What is wrong with the index's `total_size`, if anything: not worth refusing weights that fit otherwise."""
+    said = (storage.read_json(index).get("metadata") or {}).get("total_size")
+    size = sum(e.nbytes for e in found.values())
+    return "" if said in (None, size) else f"{index} says total_size {said:,}, its tensors have {size:,} bytes"
 
-    Raises:
-        ArtifactError: on missing or unexpected names and on wrong shapes; names up to three of each.
+
+@dataclass
+class Fit:
+    """How the tensors of a file differ from those of a network; every item names the tensor, and the file it is in."""
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+
+    def problems(self) -> list[str]:
+        titles = {
+            "missing": "tensors are missing",
+            "unexpected": "tensors are not of this model",
+            "shapes": "shapes differ",
+            "dtypes": "tensors have another dtype",
+        }
+        found = {title: getattr(self, name) for name, title in titles.items()}
+        return [f"{len(items)} {title}: {_few(items)}" for title, items in found.items() if items]
+
+
+def fit(model: nn.Module, found: Mapping[str, Entry], dtype: torch.dtype | None = None) -> Fit:
+    """Compare with a network, which may be on the meta device.
+
+    Args:
+        dtype: what everything is going to be converted to; without it, one network must have one dtype.
     """
     wanted = model.state_dict()
-    problems = []
-    if missing := [k for k in wanted if k not in tensors]:
-        problems.append(f"{len(missing)} tensors are missing: {_few(missing)}")
-    if extra := [f"{k} ({origin[k].name})" for k in tensors if k not in wanted]:
-        problems.append(f"{len(extra)} tensors are not of this model: {_few(extra)}")
-    shapes = [
-        f"{k} in {origin[k].name} is {list(v.shape)}, the config makes it {list(wanted[k].shape)}"
-        for k, v in tensors.items()
-        if k in wanted and v.shape != wanted[k].shape
-    ]
-    if shapes:
-        problems.append(f"{len(shapes)} shapes differ: {_few(shapes)}")
-    if problems:
-        raise ArtifactError(f"{where} does not fit its config.json: " + "; ".join(problems))
-    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    kinds = Counter(e.dtype for k, e in found.items() if k in wanted)
+    common = kinds.most_common(1)[0][0] if kinds else ""
+    return Fit(
+        missing=[k for k in wanted if k not in found],
+        unexpected=[f"{k} ({e.file.name})" for k, e in found.items() if k not in wanted],
+        shapes=[
+            f"{k} in {e.file.name} is {list(e.shape)}, the config makes it {list(wanted[k].shape)}"
+            for k, e in found.items()
+            if k in wanted and e.shape != tuple(wanted[k].shape)
+        ],
+        dtypes=[
+            f"{k} in {e.file.name} is {e.dtype}, {kinds[common]} others are {common}"
+            for k, e in found.items()
+            if k in wanted and not _acceptable(e.dtype, common, dtype)
+        ],
+    )
+
+
+def _acceptable(name: str, common: str, wanted: torch.dtype | None) -> bool:
+    kind = DTYPES[name]
+    return kind.is_floating_point and kind.itemsize > 1 and (wanted is not None or name == common)
+
+
+def fill(
+    model: nn.Module,
+    found: Mapping[str, Entry],
+    where: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    hint: str = "",
+) -> None:
+    """Give `model`, built on the meta device, exactly these tensors on `device`, in their own dtype or in `dtype`.
+
+    Beside the target, one tensor at a time is in host memory. On the device "meta" they are read and let go.
+
+    Raises:
+        ArtifactError: on missing or unexpected names, wrong shapes and mixed dtypes; names up to three of each.
+    """
+    if problems := fit(model, found, dtype).problems():
+        if hint:
+            problems.append(hint)
+        elif len(problems) == 1 and "dtype" in problems[0]:
+            problems.append("files of two saves? Copy all of one, or load with dtype= to convert them")
+        raise ArtifactError(f"{where} does not fit its config: " + "; ".join(problems))
+    state = {name: tensor.to(device, dtype) for name, tensor in read(found)}
+    model.load_state_dict(state, strict=True, assign=True)
 
 
 def _few(items: list[str], n: int = 3) -> str:

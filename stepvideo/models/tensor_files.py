@@ -1,0 +1,173 @@
+"""Files of tensors: what lies in them, from their headers alone, and their tensors one after the other.
+
+Plain reads instead of memory maps: mapped pages count as the process's memory, and a mapped file that shrinks kills it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepvideo.errors import ArtifactError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""By their names in safetensors files."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors library
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file."""
+
+    file: Path
+    dtype: str  # a key of DTYPES
+    shape: tuple[int, ...]
+    nbytes: int
+    start: int = 0  # of its bytes in a safetensors file
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+def entries(path: Path) -> dict[str, Entry]:
+    """The tensors of a safetensors file, or of a torch pickle (`*.bin`), by name; their content is not read.
+
+    Raises:
+        ArtifactError: the file is missing, cut off, damaged, or another thing than its name says.
+    """
+    try:
+        return _pickled(path) if path.suffix == ".bin" else _header(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; copy the whole checkpoint folder") from None
+    except OSError as e:
+        raise ArtifactError(f"{path} cannot be read: {e.strerror or e}") from e
+
+
+def read(wanted: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
+    """These tensors on the CPU, one at a time, in the order of the files and of their bytes.
+
+    Raises:
+        ArtifactError: a file ended early.
+    """
+    for path in dict.fromkeys(e.file for e in wanted.values()):
+        here = {k: e for k, e in wanted.items() if e.file == path}
+        if path.suffix == ".bin":
+            content = _unpickle(path, "cpu")
+            for name in here:
+                yield name, content.pop(name).clone()  # the clone lets go of the map
+        else:
+            yield from _read(path, here)
+
+
+def _read(path: Path, here: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
+    with path.open("rb", buffering=0) as f:
+        for name, entry in sorted(here.items(), key=lambda item: item[1].start):
+            tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+            left = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+            f.seek(entry.start)
+            while left:
+                if not (n := f.readinto(left)):
+                    raise ArtifactError(f"{path} ends inside tensor {name}; copy the file again")
+                left = left[n:]
+            yield name, tensor
+
+
+def _header(path: Path) -> dict[str, Entry]:
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        head = f.read(64)
+        _refuse_impostors(path, head)
+        length = int.from_bytes(head[:8], "little")
+        first = 8 + length
+        if size < 8 or length > _HEADER_LIMIT or first > size:
+            raise ArtifactError(f"{path} is damaged or no safetensors file: no header; copy it again")
+        f.seek(8)
+        raw = f.read(length)
+    try:
+        content = {k: v for k, v in json.loads(raw).items() if k != "__metadata__"}
+        found = {name: _entry(path, first, **about) for name, about in content.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise ArtifactError(f"{path} is damaged or no safetensors file: {e}; copy it again") from e
+    end = first
+    for name, entry in sorted(found.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if entry.start != end:
+            raise ArtifactError(f"{path} is damaged: the bytes of tensor {name} overlap others or leave a gap")
+        end += entry.nbytes
+        if end > size:
+            raise ArtifactError(
+                f"{path} is damaged: it ends after {size:,} bytes, inside tensor {name}; "
+                "the copy was cut off, copy the file again"
+            )
+    if end != size:
+        raise ArtifactError(f"{path} is damaged: {size - end:,} bytes after the last tensor; copy it again")
+    return found
+
+
+def _entry(path: Path, first: int, dtype: str, shape: list[int], data_offsets: list[int]) -> Entry:
+    start, end = data_offsets
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype} is not known")
+    entry = Entry(path, dtype, tuple(shape), end - start, first + start)
+    if entry.nbytes != entry.numel * DTYPES[dtype].itemsize or start < 0:
+        raise ValueError(f"{entry.nbytes} bytes for {dtype} {shape}")
+    return entry
+
+
+def _pickled(path: Path) -> dict[str, Entry]:
+    tensors = _unpickle(path, "meta")
+    if odd := [k for k, v in tensors.items() if not isinstance(v, Tensor) or v.dtype not in _NAMES]:
+        raise ArtifactError(f"{path} holds {odd[0]!r}, which is no tensor of a network; give a state dict")
+    return {k: Entry(path, _NAMES[v.dtype], tuple(v.shape), v.nbytes) for k, v in tensors.items()}
+
+
+def _unpickle(path: Path, device: str) -> dict[str, Any]:
+    """Tensors and containers only: a pickle that wants to run code is refused."""
+    with path.open("rb") as f:
+        _refuse_impostors(path, f.read(64))
+    try:
+        mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote none
+        content = torch.load(path, map_location=device, weights_only=True, mmap=mapped or None)
+    except pickle.UnpicklingError as e:
+        reason = str(e).split("\n")[0].split("WeightsUnpickler error: ")[-1]
+        raise ArtifactError(
+            f"{path} is refused: it is damaged, or holds code besides tensors ({reason}); loading it could run that "
+            "code. Get the file from a source that you trust, best as safetensors"
+        ) from e
+    except (RuntimeError, EOFError, ValueError) as e:
+        raise ArtifactError(f"{path} is damaged or no torch file: {str(e).splitlines()[0]}; copy it again") from e
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} holds a {type(content).__name__}; give a state dict, tensors by name")
+    return content
+
+
+def _refuse_impostors(path: Path, head: bytes) -> None:
+    if head.startswith(b"version https://git-lfs"):
+        raise ArtifactError(f"{path} is a git-lfs pointer, not the file itself; run: git lfs pull")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ArtifactError(
+            f"{path} is a web page saved under that name; download it again, logged in if need be"
+        )

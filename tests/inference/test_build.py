@@ -40,6 +40,7 @@ def resident(tiny_models):
         {"offload": "layer", "prefetch": 0, "text": "free"},
         {"text": "free"},
         {"offload": "component", "text": "free"},
+        {"text": "process"},
     ],
 )
 def test_offload_is_exact(tiny_models, resident, options):

@@ -1,0 +1,107 @@
+"""Text features in a file: what was encoded comes back, and what does not fit is named."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from stepvideo.diffusion.pipeline import Pipeline
+from stepvideo.errors import ArtifactError, StepVideoError
+from stepvideo.inference.embed import command
+from stepvideo.inference.embed.files import load_embeddings, read_metadata, save_embeddings
+from stepvideo.inference.pipeline import StepVideoPipeline
+
+PROMPT, OTHER = "一个红色的大圆向右移动", "a small blue square moves up"
+
+
+def run(*arguments) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.call(parser.parse_args([str(a) for a in arguments]))
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_models):
+    return StepVideoPipeline.from_pretrained(tiny_models, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def file(tiny_models, tmp_path_factory):
+    path = tmp_path_factory.mktemp("embeddings") / "texts.safetensors"
+    assert run(PROMPT, OTHER, "--text", tiny_models, "--out", path, "--device", "cpu") == 0
+    return path
+
+
+def test_generating_from_a_file_equals_generating_from_text(pipe, file):
+    features = load_embeddings(file, pipe.engine.dit.cfg.caption_channels)
+    assert list(features.texts) == [PROMPT, OTHER, ""]
+    settings = {"num_inference_steps": 2, "output_type": "latent"}
+    expected, found = pipe(PROMPT, **settings), pipe(PROMPT, prompt_embeds=features, **settings)
+    torch.testing.assert_close(found.frames[0], expected.frames[0], atol=1e-5, rtol=0)
+
+
+def test_the_command_encodes_what_generate_would(tiny_models, tmp_path, capsys):
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": PROMPT, "positive_suffix": " now"}, {"prompt": OTHER, "negative_prompt": PROMPT}]
+    prompts.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8")
+    out = tmp_path / "f.safetensors"
+    assert run("--prompts", prompts, "--text", tiny_models, "--out", out, "--json", "--offload", "--device", "cpu") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["texts"] == [PROMPT + " now", OTHER, "", PROMPT]
+    assert printed["encoder"] == read_metadata(out)["encoder"]
+    assert read_metadata(out)["texts"] == printed["texts"]
+
+
+def test_equal_texts_give_equal_bytes(tiny_models, file, tmp_path):
+    run(PROMPT, OTHER, "--text", tiny_models, "--out", tmp_path / "again.safetensors", "--device", "cpu")
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_a_transformer_of_other_widths_is_an_error(file, pipe):
+    widths = list(pipe.engine.dit.cfg.caption_channels)
+    with pytest.raises(ArtifactError, match=r"holds text features of widths .* this transformer reads \[6144, 1024\]"):
+        load_embeddings(file, [6144, 1024])
+    one = load_embeddings(file, widths[:1]).conditions
+    assert set(one) == {"encoder_hidden_states", "encoder_attention_mask"}
+    assert one["encoder_attention_mask"].shape[1] == one["encoder_hidden_states"].shape[1]
+
+
+def test_lineage_is_kept(tmp_path, pipe):
+    features = pipe.encode([PROMPT])
+    save_embeddings(tmp_path / "f", features, "abc", {"from": "here"})
+    assert read_metadata(tmp_path / "f")["lineage"] == {"from": "here"}
+    assert read_metadata(tmp_path / "f")["encoder"] == "abc"
+
+
+def test_files_that_are_none_are_named(tmp_path, file):
+    (tmp_path / "text").write_text("no tensors")
+    with pytest.raises(ArtifactError, match="cannot be read as text features"):
+        load_embeddings(tmp_path / "text", [16, 16])
+    with pytest.raises(ArtifactError, match="cannot be read as text features"):
+        load_embeddings(tmp_path / "absent", [16, 16])
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(ArtifactError, match="holds no text features of this version"):
+        load_embeddings(tmp_path / "other", [16, 16])
+    (tmp_path / "cut").write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match="cut"):
+        load_embeddings(tmp_path / "cut", [16, 16])
+
+
+def test_no_text_and_no_encoders_are_errors(tmp_path):
+    with pytest.raises(StepVideoError, match="there is no text"):
+        run("--text", tmp_path, "--out", tmp_path / "f")
+    with pytest.raises(StepVideoError, match="holds no step_llm/"):
+        run("x", "--text", tmp_path, "--out", tmp_path / "f")
+
+
+def test_the_pipeline_encodes_the_same(tiny_models, file):
+    engine = Pipeline.prepare(tiny_models, tiny_models, tiny_models, "cpu", "fp32")
+    found = load_embeddings(file, engine.dit.cfg.caption_channels).conditions
+    expected = engine.encode_prompts([PROMPT, OTHER, ""])
+    assert found.keys() == expected.keys()
+    for k in found:
+        assert torch.equal(found[k], expected[k]), k

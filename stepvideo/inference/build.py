@@ -21,8 +21,8 @@ from stepvideo.inference.memory.offload import offload_layers
 from stepvideo.inference.memory.plan import GIB, choose, smallest, survey
 from stepvideo.inference.memory.quantize import quantize_layers
 from stepvideo.inference.memory.report import read_networks
-from stepvideo.inference.serve.access import TOKEN_VARIABLE
-from stepvideo.inference.serve.remote import RemoteTextEncoders, RemoteVAE
+from stepvideo.inference.remote.client import TOKEN_VARIABLE
+from stepvideo.inference.remote.networks import RemoteTextEncoders, RemoteVAE
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.models.config import VAEConfig
 from stepvideo.models.config_files import dit_config

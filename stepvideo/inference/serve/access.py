@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepvideo.errors import StepVideoError
+from stepvideo.inference.remote.client import TOKEN_VARIABLE
 
-TOKEN_VARIABLE = "STEPVIDEO_TOKEN"
 MIN_TOKEN = 16  # characters
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

@@ -6,6 +6,7 @@ import argparse
 import socket
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def call(args: argparse.Namespace, locate: Callable[[argparse.Namespace], Locate
     listener = listen(args.host, args.port)
     from stepvideo.inference.serve.server import open_service, serve
 
-    return serve(open_service(args, limits, locate), access, listener)
+    return serve(open_service(args, limits, partial(locate, args)), access, listener)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -65,7 +65,7 @@ class VAEPart:
         """[B, f, z, h, w] → [B, T, 3, H, W], unclamped."""
         cfg = self.component.cfg
         b, f, _, h, w = self._shape("latents", latents_BfzHW, cfg.z_channels)
-        self._check_size(b * f * cfg.temporal_factor * h * w * cfg.spatial_factor**2)
+        self._check_size(b * num_frames(cfg, f) * h * w * cfg.spatial_factor**2)
         return self._run(lambda vae, z: vae.decode(z, boundary_mix), latents_BfzHW)
 
     @torch.inference_mode()
@@ -90,3 +90,9 @@ class VAEPart:
         most = self.limits.max_pixels * self.limits.max_videos
         if pixels > most:
             raise Refused(f"{pixels} pixels of video in one request; this server codes at most {most}")
+
+
+def num_frames(cfg: VAEConfig, latents: int) -> int:
+    """Frames that so many latents decode to."""
+    whole, rest = divmod(latents, cfg.latent_len) if cfg.frame_len else (0, latents)
+    return whole * cfg.frame_len + max(0, (rest - 1) * cfg.temporal_factor + 1)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
+from stepvideo.inference.remote.tensors import MEDIA_TYPE, pack, unpack
 from stepvideo.inference.serve.limits import Limits
 from stepvideo.inference.serve.parts import TextPart, VAEPart
 from stepvideo.inference.serve.schema import TextRequest
-from stepvideo.inference.serve.tensors import MEDIA_TYPE, pack, unpack
 from stepvideo.inference.serve.worker import Worker
 
 TENSOR_PATHS = ("/v1/vae-encode", "/v1/vae-decode")

@@ -48,12 +48,13 @@ def router(videos: Videos) -> APIRouter:
     async def events(id: str) -> StreamingResponse:
         return StreamingResponse(_events(videos, videos.get(id)), media_type="text/event-stream")
 
-    @api.api_route("/v1/videos/{id}/file", methods=["GET", "HEAD"])
+    @api.head("/v1/videos/{id}/file", include_in_schema=False)
+    @api.get("/v1/videos/{id}/file", response_class=FileResponse)
     def file(id: str, index: Index = 0) -> FileResponse:
         path = videos.file(id, index)
         return FileResponse(path, filename=path.name, content_disposition_type="inline")
 
-    @api.api_route("/v1/videos/{id}/preview", methods=["GET", "HEAD"])
+    @api.get("/v1/videos/{id}/preview", response_class=FileResponse)
     def preview(id: str, index: Index = 0) -> FileResponse:
         return FileResponse(videos.file(id, index, preview=True))
 

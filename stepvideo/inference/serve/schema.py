@@ -76,5 +76,7 @@ class TextRequest(Body):
 
 
 def check_text(name: str, text: str, limits: Limits) -> None:
+    if any("\ud800" <= c <= "\udfff" for c in text):  # JSON can spell it, UTF-8 and the tokenizers cannot
+        raise Refused(f"{name} holds half of a character (a lone surrogate); send it whole")
     if len(text) > limits.max_prompt:
         raise Refused(f"{name} has {len(text)} characters; this server takes at most {limits.max_prompt}")

@@ -9,20 +9,26 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from stepvideo.inference.arguments import memory_of
-from stepvideo.inference.serve.access import TOKEN_VARIABLE, Access
+from stepvideo.inference.remote.client import TOKEN_VARIABLE
+from stepvideo.inference.serve.access import Access
 from stepvideo.inference.serve.app import Service, create_app
-from stepvideo.inference.serve.command import Located
 from stepvideo.inference.serve.limits import Limits
 from stepvideo.inference.serve.parts import TextPart, VAEPart
 from stepvideo.inference.serve.worker import Worker
 
+Locate = Callable[[], tuple[dict[str, Any], dict[str, str]]]
 
-def open_service(args: argparse.Namespace, limits: Limits, locate: Callable[[argparse.Namespace], Located]) -> Service:
+
+def open_service(args: argparse.Namespace, limits: Limits, locate: Locate) -> Service:
     """What the command line asks to serve. Weights are read at the first request.
+
+    Args:
+        locate: finds the arguments of `StepVideoPipeline.from_pretrained`, and names of the weights.
 
     Raises:
         StepVideoError: a folder or a part of a model is missing.
@@ -38,7 +44,7 @@ def open_service(args: argparse.Namespace, limits: Limits, locate: Callable[[arg
     from stepvideo.inference.serve.jobs import History
     from stepvideo.inference.serve.videos import Videos
 
-    where, names = locate(args)
+    where, names = locate()
     pipe = StepVideoPipeline.from_pretrained(
         **where, device=args.device, precision=args.precision, preset=args.preset, memory=memory_of(args)
     )
@@ -47,12 +53,12 @@ def open_service(args: argparse.Namespace, limits: Limits, locate: Callable[[arg
     return Service(worker, limits, videos, TextPart(pipe.engine.text), VAEPart(pipe.engine.vae, limits))
 
 
-def _part(args: argparse.Namespace, locate: Callable[[argparse.Namespace], Located], role: str, folder: str) -> Path:
+def _part(args: argparse.Namespace, locate: Locate, role: str, folder: str) -> Path:
     """Where one part of a model lies; the rest of the model need not be there."""
     root = Path(getattr(args, role) or args.model)
     if (root / folder).is_dir():
         return root
-    where, _ = locate(args)
+    where, _ = locate()
     return where.get(role) or where["model"]
 
 

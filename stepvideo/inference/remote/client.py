@@ -18,6 +18,7 @@ from typing import Any
 
 from stepvideo.errors import StepVideoError
 
+TOKEN_VARIABLE = "STEPVIDEO_TOKEN"  # in the environment, of servers and clients
 UNREACHABLE = "is `stepvideo serve` running there?"
 
 

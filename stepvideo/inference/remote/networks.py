@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from stepvideo.errors import StepVideoError
-from stepvideo.inference.serve.client import Connection
-from stepvideo.inference.serve.tensors import MEDIA_TYPE, pack, unpack
+from stepvideo.inference.remote.client import Connection
+from stepvideo.inference.remote.tensors import MEDIA_TYPE, pack, unpack
 from stepvideo.models.config import VAEConfig
 from stepvideo.models.video_vae import DiagonalGaussian
 
@@ -26,7 +27,7 @@ class _Remote:
         self.connection = Connection(url, token, timeout_s)
         self.device = torch.device("cpu")
 
-    def to(self, device: torch.device) -> _Remote:
+    def to(self, device: torch.device) -> Self:
         self.device = torch.device(device)
         return self
 

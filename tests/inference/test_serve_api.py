@@ -1,0 +1,370 @@
+"""The service over a model that is not one: what is accepted, in which order it is done, what is remembered."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the `serve` extra")
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from stepvideo.errors import StepVideoError
+from stepvideo.inference.serve.access import Access, read_token
+from stepvideo.inference.serve.app import Service, create_app
+from stepvideo.inference.serve.engine import Made, Plan
+from stepvideo.inference.serve.jobs import STOPPED, History
+from stepvideo.inference.serve.limits import Limits
+from stepvideo.inference.serve.videos import Videos
+from stepvideo.inference.serve.worker import Worker
+
+URL = "http://127.0.0.1:8000"
+TOKEN = "a-token-of-some-length"
+STEPS = 3
+
+
+class FakeEngine:
+    """Makes "videos" of a few bytes; waits before every step while `go` is clear."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.order: list[str] = []
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "fake", "image_to_video": False, "examples": ["a prompt"], "defaults": {}}
+
+    def plan(self, options: Mapping[str, Any], image: Path | None) -> Plan:
+        if options["prompt"] == "impossible":
+            raise StepVideoError("width=1 is too small")
+        size = {name: options.get(name, 32) for name in ("height", "width")}
+        steps = options.get("num_inference_steps", STEPS)
+        one = {"frames": options.get("num_frames", 17), "steps": steps, "image": str(image or ""), **size}
+        return Plan([one] * options["num_videos_per_prompt"], ["a notice"])
+
+    def generate(
+        self, options: Mapping[str, Any], image: Path | None, stem: Path, on_step: Callable[[int, int], None]
+    ) -> Made:
+        self.order.append(stem.name)
+        for step in range(STEPS):
+            assert self.go.wait(30)
+            on_step(step + 1, STEPS)
+        if options["prompt"] == "refuse":
+            raise StepVideoError("no token for '?'")
+        if options["prompt"] == "break":
+            raise ZeroDivisionError("by nothing")
+        files = [stem.with_name(f"{stem.name}-{j}.mp4") for j in range(options["num_videos_per_prompt"])]
+        for j, file in enumerate(files):
+            file.write_bytes(bytes(range(100)) + bytes([j]))
+            file.with_suffix(".png").write_bytes(b"picture")
+        return Made(files, [f.with_suffix(".png") for f in files], ["said meanwhile"])
+
+
+class Server:
+    """The service in this process, and a client of it."""
+
+    def __init__(self, folder: Path, access: Access, limits: Limits) -> None:
+        self.engine, self.history = FakeEngine(), History(folder)
+        self.videos = Videos(self.engine, self.history, Worker(limits.max_queue), limits)
+        self.app = create_app(Service(self.videos.worker, limits, self.videos), access)
+        self.http = TestClient(self.app, base_url=URL, raise_server_exceptions=False)
+
+    def post(self, prompt: str = "a red circle", headers: dict[str, str] | None = None, **settings: Any) -> Any:
+        return self.http.post("/v1/videos", json={"prompt": prompt, **settings}, headers=headers)
+
+    def wait(self, id: str, *states: str) -> dict[str, Any]:
+        end = time.monotonic() + 20
+        while (view := self.http.get(f"/v1/videos/{id}").json())["state"] not in states:
+            assert time.monotonic() < end, f"{view['state']}, not {states}"
+            time.sleep(0.01)
+        return view
+
+    def die(self) -> None:
+        """What kill -9 leaves: the files, and no lock. The worker's thread stays at its step for ever."""
+        self.history.close()
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def make(access: Access | None = None, folder: Path = tmp_path / "served", **limits: int) -> Server:
+        servers.append(Server(folder, access or Access(), Limits(**limits)))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.engine.go.set()
+        server.videos.close(10)
+
+
+def test_from_a_request_to_the_file(start):
+    server = start()
+    asked = server.post(num_videos_per_prompt=2, seed=2**53 - 1, guidance_scale=0, fps=12.5)
+    assert asked.status_code == 202
+    job = asked.json()
+    assert asked.headers["location"] == f"/v1/videos/{job['id']}" == job["links"]["self"]
+    assert job["request"]["seed"] == 2**53 - 1 and job["request"]["guidance_scale"] == 0
+    done = server.wait(job["id"], "done")
+    assert (done["step"], done["error"], done["notices"]) == (done["total"], None, ["a notice", "said meanwhile"])
+    assert done["created"] <= done["started"] <= done["finished"]
+    for j, link in enumerate(done["links"]["files"]):
+        whole = server.http.get(link)
+        assert whole.content == bytes(range(100)) + bytes([j]) and whole.headers["content-type"] == "video/mp4"
+    part = server.http.get(link, headers={"range": "bytes=10-19"})
+    assert part.status_code == 206 and part.content == bytes(range(10, 20))
+    assert part.headers["content-range"] == "bytes 10-19/101"
+    assert server.http.get(link, headers={"range": "bytes=500-"}).status_code == 416
+    assert server.http.head(link).headers["content-length"] == "101"
+    assert server.http.get(done["links"]["previews"][0]).content == b"picture"
+    assert [v["id"] for v in server.http.get("/v1/videos").json()["videos"]] == [job["id"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({}, 422, "prompt: Field required"),
+        ({"prompt": "x", "stepps": 4}, 422, "stepps: Extra inputs are not permitted"),
+        ({"prompt": 5}, 422, "prompt: Input should be a valid string"),
+        ({"prompt": "x", "num_inference_steps": "4"}, 422, "num_inference_steps"),
+        ({"prompt": "x", "num_inference_steps": 201}, 422, "at most 200 steps"),
+        ({"prompt": "x", "seed": -1}, 422, "seed"),
+        ({"prompt": "x", "seed": 2**53}, 422, "seed"),
+        ({"prompt": "x", "fps": 0}, 422, "fps"),
+        ({"prompt": "x", "guidance_schedule": "rising"}, 422, "'constant' or 'diminishing'"),
+        ({"prompt": "x", "num_videos_per_prompt": 5}, 422, "at most 4"),
+        ({"prompt": "x" * 10_001}, 422, "at most 10000"),
+        ({"prompt": "x", "num_frames": 500, "height": 512, "width": 512}, 422, "pixels"),
+        ({"prompt": "impossible"}, 422, "width=1 is too small"),
+        ({"prompt": "x", "image": "%%%"}, 422, "no base64"),
+        ({"prompt": "x", "image": base64.b64encode(b"no picture").decode()}, 422, "not an image"),
+        ([1, 2], 422, "valid dictionary"),
+        (b'{"prompt": "x"', 400, "not JSON"),
+        (b"\xff\xfe{}", 400, "body"),
+        (b'{"prompt": "x", "fps": NaN}', 422, "fps"),
+        (b'{"prompt": "\\ud800"}', 422, "half of a character"),
+        (b'{"prompt": "x", "\\ud800": 1}', 422, "unicode string"),
+        (b"[" * 100_000, 400, "body"),
+    ],
+)
+def test_what_cannot_be_met_is_refused_with_the_reason(start, body, status, words):
+    server = start()
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = server.http.post("/v1/videos", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]
+    assert server.http.get("/v1/videos").json() == {"videos": []}
+    assert {p.name for p in server.history.folder.iterdir()} == {".lock"}
+
+
+def test_any_text_is_a_prompt(start):
+    server = start()
+    for prompt in ("", "一只猫 and 🐈‍⬛\u0000\n", "长" * 10_000):
+        answer = server.post(prompt)
+        assert answer.status_code == 202 and answer.json()["request"]["prompt"] == prompt
+        assert server.wait(answer.json()["id"], "done")["request"]["prompt"] == prompt
+
+
+def test_an_image_reaches_the_engine_as_a_file(start):
+    server = start(max_image=1000)
+    out = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(out, "png")
+    coded = base64.b64encode(out.getvalue()).decode()
+    for text in (coded, f"data:image/png;base64,{coded}"):
+        job = server.post(image=text, motion_score=7).json()
+        assert Path(job["settings"][0]["image"]).read_bytes() == out.getvalue()
+        assert "image" not in job["request"] and job["request"]["motion_score"] == 7
+    Image.new("RGB", (40, 30), "red").save(out, "png")
+    Image.new("RGB", (40, 30), "red").save(large := io.BytesIO(), "png")
+    assert "40x30" in server.post(image=base64.b64encode(large.getvalue()).decode()).json()["error"]
+
+
+def test_oversize_bodies_are_refused_whether_declared_or_not(start):
+    server = start(max_body=1000)
+    head = {"content-type": "application/json"}
+    body = json.dumps({"prompt": "x" * 2000}).encode()
+    assert server.http.post("/v1/videos", content=body, headers=head).status_code == 413
+    answer = server.http.post("/v1/videos", content=iter([body[:900], body[900:]]), headers=head)
+    assert answer.status_code == 413 and "1000 bytes" in answer.json()["error"]
+    assert server.post("x").status_code == 202
+
+
+def test_a_burst_fills_the_queue_and_no_more(start):
+    """50 at once, 16 places: 16 are accepted, done in order, and none is lost; 34 are told when to come again."""
+    server = start()
+    server.engine.go.clear()
+    first = server.post("first").json()["id"]
+    server.wait(first, "running")
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda i: server.post(f"prompt {i}"), range(50)))
+    accepted = sorted(a.json()["id"] for a in answers if a.status_code == 202)
+    refused = [a for a in answers if a.status_code == 429]
+    assert (len(accepted), len(refused)) == (16, 34)
+    assert all(int(a.headers["retry-after"]) >= 1 and "16 requests" in a.json()["error"] for a in refused)
+    views = {v["id"]: v for v in server.http.get("/v1/videos?limit=500").json()["videos"]}
+    assert [views[i]["state"] for i in [first, *accepted]] == ["running"] + 16 * ["queued"]
+    assert [views[i]["position"] for i in accepted] == list(range(1, 17))
+    server.engine.go.set()
+    for id in accepted:
+        server.wait(id, "done")
+    assert server.engine.order == [first, *accepted]
+    assert len(list(server.history.folder.glob("*.json"))) == 17 == len(server.http.get("/v1/videos").json()["videos"])
+
+
+def test_cancelled_while_queued_and_while_running(start):
+    server = start()
+    server.engine.go.clear()
+    running, queued = (server.post(p).json()["id"] for p in ("one", "two"))
+    server.wait(running, "running")
+    assert server.http.delete(f"/v1/videos/{queued}").json()["state"] == "cancelled"
+    assert server.http.delete(f"/v1/videos/{running}").json()["cancelling"]
+    server.engine.go.set()
+    assert server.wait(running, "cancelled", "done")["state"] == "cancelled"
+    assert server.engine.order == [running]
+    assert server.http.delete(f"/v1/videos/{running}").status_code == 200
+    late = server.wait(server.post("three").json()["id"], "done")
+    assert server.http.delete(late["links"]["self"]).status_code == 409
+    assert server.http.get(f"/v1/videos/{running}/file").status_code == 409
+    assert server.http.delete("/v1/videos/nothing").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"), [("refuse", "no token for '?'"), ("break", "ZeroDivisionError: by nothing")]
+)
+def test_a_failure_reaches_the_client_and_the_next_request_is_served(start, prompt, error):
+    server = start()
+    failed = server.wait(server.post(prompt).json()["id"], "failed")
+    assert failed["error"] == error
+    assert error in server.http.get(f"{failed['links']['self']}/file").json()["error"]
+    events = server.http.get(failed["links"]["events"]).text
+    assert events.startswith("event: failed\n") and json.loads(events.split("data: ")[1])["error"] == error
+    server.wait(server.post("fine").json()["id"], "done")
+
+
+def test_events_end_with_the_end(start):
+    server = start()
+    server.engine.go.clear()
+    job = server.post().json()
+    threading.Timer(0.3, server.engine.go.set).start()
+    answer = server.http.get(job["links"]["events"])
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    names = [line[7:] for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert names[-1] == "done" and set(names[:-1]) <= {"queued", "running"} and len(names) >= 2
+
+
+def test_one_key_is_one_request(start):
+    server = start()
+    key = {"idempotency-key": "k1"}
+    with ThreadPoolExecutor(8) as pool:
+        ids = {a.json()["id"] for a in pool.map(lambda _: server.post("same", key), range(8))}
+    assert len(ids) == 1
+    other = server.post("another", key)
+    assert other.status_code == 409 and "k1" in other.json()["error"]
+    assert server.post("same").json()["id"] not in ids
+
+
+def test_history_survives_a_killed_server(start):
+    dead = start()
+    done = dead.wait(dead.post("kept").json()["id"], "done")
+    dead.engine.go.clear()
+    running, queued = (dead.post(p, {"idempotency-key": p}).json()["id"] for p in ("lost", "waiting"))
+    dead.wait(running, "running")
+    with pytest.raises(StepVideoError, match="another server writes"):
+        start()
+    dead.die()
+    (dead.history.folder / "stranger.json").write_text("{}")
+    server = start()
+    view = server.wait(running, "failed")
+    assert view["error"] == STOPPED
+    assert server.wait(queued, "done")["request"]["prompt"] == "waiting"
+    assert server.engine.order == [queued]
+    assert server.http.get(done["links"]["files"][0]).content == dead.http.get(done["links"]["files"][0]).content
+    assert server.post("waiting", {"idempotency-key": "waiting"}).json()["id"] == queued
+    assert [v["id"] for v in server.http.get("/v1/videos").json()["videos"]] == [queued, running, done["id"]]
+    assert [v["id"] for v in server.http.get(f"/v1/videos?limit=1&before={running}").json()["videos"]] == [done["id"]]
+
+
+def test_a_stopping_server_ends_the_running_and_keeps_the_queued(start):
+    server = start()
+    server.engine.go.clear()
+    running, queued = (server.post(p).json()["id"] for p in ("one", "two"))
+    server.wait(running, "running")
+    threading.Timer(0.2, server.engine.go.set).start()
+    server.videos.close(10)
+    assert server.wait(running, "failed")["error"] == STOPPED
+    assert server.wait(queued, "queued") and server.post("three").status_code == 503
+    again = start()
+    assert again.wait(queued, "done")
+
+
+def test_a_token_is_asked_for_and_compared(start):
+    server = start(Access("0.0.0.0", TOKEN))
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}, {"authorization": "Bearer ü"}):
+        answer = server.post("x", {k: v.encode("latin-1") for k, v in headers.items()})  # type: ignore[misc]
+        assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+        assert TOKEN not in answer.text
+    good = {"authorization": f"Bearer {TOKEN}", "host": "studio.example:8000"}
+    job = server.post("x", good).json()
+    for path in (job["links"]["self"], job["links"]["events"], "/v1/videos", "/v1/model", "/v1/openapi.json"):
+        assert server.http.get(path).status_code == 401
+        assert server.http.get(path, headers=good).status_code == 200
+    assert [server.http.get(p).status_code for p in ("/", "/page.js", "/page.css", "/v1/health")] == 4 * [200]
+
+
+def test_a_token_is_needed_beyond_this_machine(tmp_path):
+    for host in ("0.0.0.0", "192.168.0.7", "::", "studio.example"):
+        with pytest.raises(StepVideoError, match="needs a token"):
+            Access(host)
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert read_token(file, {}) == TOKEN == read_token(None, {"STEPVIDEO_TOKEN": TOKEN})
+    assert read_token(None, {}) == ""
+    for content in ("", "short"):
+        file.write_text(content)
+        with pytest.raises(StepVideoError, match="16 are needed"):
+            read_token(file, {"STEPVIDEO_TOKEN": TOKEN})
+    with pytest.raises(StepVideoError, match="cannot be read"):
+        read_token(tmp_path / "nothing", {})
+
+
+def test_other_peoples_pages_get_nothing(start):
+    """A rebound name sends itself as Host; a foreign page that posts sends its Origin."""
+    server = start()
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::1", ""):
+        assert server.http.get("/v1/videos", headers={"host": host}).status_code == 403
+    for host in ("127.0.0.1:8000", "localhost:1", "[::1]:8000"):
+        assert server.http.get("/v1/videos", headers={"host": host}).status_code == 200
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:9999"):
+        assert server.post("x", {"origin": origin}).status_code == 403
+        assert server.http.delete("/v1/videos/x", headers={"origin": origin}).status_code == 403
+    assert server.post("x", {"origin": URL}).status_code == 202
+    assert (
+        server.http.post("/v1/videos", content=b'{"prompt": "x"}', headers={"content-type": "text/plain"}).status_code
+        == 422
+    )
+
+
+def test_answers_tell_browsers_to_trust_nothing_else(start):
+    answer = start().http.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert "http://" not in answer.text and "https://" not in answer.text
+
+
+def test_unknown_paths_answer_in_the_same_form(start):
+    server = start()
+    for path in ("/v1/nothing", "/v1/videos/..%2f..%2fetc%2fpasswd/file", "/page/../app.py"):
+        answer = server.http.get(path)
+        assert answer.status_code == 404 and answer.json()["error"]
+    assert server.http.put("/v1/videos").status_code == 405

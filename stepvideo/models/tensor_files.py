@@ -5,6 +5,7 @@ Plain reads instead of memory maps: mapped pages count as the process's memory, 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import pickle
@@ -67,33 +68,43 @@ def entries(path: Path) -> dict[str, Entry]:
         raise ArtifactError(f"{path} cannot be read: {e.strerror or e}") from e
 
 
-def read(wanted: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
-    """These tensors on the CPU, one at a time, in the order of the files and of their bytes.
+def read(
+    wanted: Mapping[str, Entry], device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """These tensors on `device`, in their own dtype or in `dtype`, in the order of the files and of their bytes.
+
+    Read straight into their place; what has to be moved or converted passes one buffer as large as the largest tensor.
 
     Raises:
         ArtifactError: a file ended early.
     """
+    buffer = torch.empty(0, dtype=torch.uint8)
     for path in dict.fromkeys(e.file for e in wanted.values()):
-        here = {k: e for k, e in wanted.items() if e.file == path}
-        if path.suffix == ".bin":
-            content = _unpickle(path, "cpu")
-            for name in here:
-                yield name, content.pop(name).clone()  # the clone lets go of the map
-        else:
-            yield from _read(path, here)
+        here = sorted(((k, e) for k, e in wanted.items() if e.file == path), key=lambda item: item[1].start)
+        pickled = _unpickle(path, "cpu") if path.suffix == ".bin" else {}
+        with path.open("rb", buffering=0) as f:
+            for name, entry in here:
+                own = DTYPES[entry.dtype]
+                target = torch.empty(entry.shape, dtype=dtype or own, device=device)
+                if pickled:
+                    target.copy_(pickled.pop(name))
+                elif target.device.type == "cpu" and target.dtype == own:
+                    _read_into(f, entry, name, target.view(-1).view(torch.uint8))
+                else:
+                    if len(buffer) < entry.nbytes:
+                        buffer = torch.empty(max(e.nbytes for e in wanted.values()), dtype=torch.uint8)
+                    _read_into(f, entry, name, raw := buffer[: entry.nbytes])
+                    target.copy_(raw.view(own).view(entry.shape))
+                yield name, target
 
 
-def _read(path: Path, here: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
-    with path.open("rb", buffering=0) as f:
-        for name, entry in sorted(here.items(), key=lambda item: item[1].start):
-            tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-            left = memoryview(tensor.view(-1).view(torch.uint8).numpy())
-            f.seek(entry.start)
-            while left:
-                if not (n := f.readinto(left)):
-                    raise ArtifactError(f"{path} ends inside tensor {name}; copy the file again")
-                left = left[n:]
-            yield name, tensor
+def _read_into(f: io.FileIO, entry: Entry, name: str, raw: Tensor) -> None:
+    left = memoryview(raw.numpy())
+    f.seek(entry.start)
+    while left:
+        if not (n := f.readinto(left)):
+            raise ArtifactError(f"{entry.file} ends inside tensor {name}; copy the file again")
+        left = left[n:]
 
 
 def _header(path: Path) -> dict[str, Entry]:
@@ -168,6 +179,4 @@ def _refuse_impostors(path: Path, head: bytes) -> None:
     if head.startswith(b"version https://git-lfs"):
         raise ArtifactError(f"{path} is a git-lfs pointer, not the file itself; run: git lfs pull")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ArtifactError(
-            f"{path} is a web page saved under that name; download it again, logged in if need be"
-        )
+        raise ArtifactError(f"{path} is a web page saved under that name; download it again, logged in if need be")

@@ -211,7 +211,7 @@ def fill(
 ) -> None:
     """Give `model`, built on the meta device, exactly these tensors on `device`, in their own dtype or in `dtype`.
 
-    Beside the target, one tensor at a time is in host memory. On the device "meta" they are read and let go.
+    Beside the target, host memory holds one tensor at a time. On the device "meta" they are read and let go.
 
     Raises:
         ArtifactError: on missing or unexpected names, wrong shapes and mixed dtypes; names up to three of each.
@@ -222,8 +222,7 @@ def fill(
         elif len(problems) == 1 and "dtype" in problems[0]:
             problems.append("files of two saves? Copy all of one, or load with dtype= to convert them")
         raise ArtifactError(f"{where} does not fit its config: " + "; ".join(problems))
-    state = {name: tensor.to(device, dtype) for name, tensor in read(found)}
-    model.load_state_dict(state, strict=True, assign=True)
+    model.load_state_dict(dict(read(found, device, dtype)), strict=True, assign=True)
 
 
 def _few(items: list[str], n: int = 3) -> str:

@@ -44,9 +44,8 @@ class ParallelConfig:
                 f"parallel.tensor={self.tensor} does not divide {heads} heads and a feed-forward width of {ffn_width}; "
                 f"nearest that does: {' or '.join(map(str, near))} (parallel.ulysses takes any number of ranks)"
             )
-        if self.ulysses > heads // self.tensor:
-            share = f" / {self.tensor} tensor ranks" if self.tensor > 1 else ""
+        if self.ulysses > (own := heads // self.tensor):
             raise ValueError(
-                f"parallel.ulysses={self.ulysses} exceeds the heads it divides, {heads}{share} = "
-                f"{heads // self.tensor}; give at most that many"
+                f"parallel.ulysses={self.ulysses} exceeds the {own} heads that it divides ({heads} heads over "
+                f"{self.tensor} tensor ranks); give at most {own}"
             )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -58,14 +59,21 @@ def gap(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@torch.no_grad()
-def forward(cfg: DiTConfig, plan: ParallelConfig, size: tuple[int, int, int], batch: int) -> float:
+@torch.inference_mode()
+def forward(
+    cfg: DiTConfig, plan: ParallelConfig, size: tuple[int, int, int], batch: int, dtype: torch.dtype = torch.float32
+) -> tuple[float, int]:
+    """The gap, and how many tokens of how many samples this rank took through a block."""
     args = inputs(cfg, size, batch)
-    expected = network(cfg)(**args)
+    expected = network(cfg).to(dtype)(**args)
     context = ParallelContext.start(plan, cfg, "cpu", 30)
-    velocity = context.velocity(context.divide(network(cfg)))
+    dit = context.divide(network(cfg).to(dtype))
+    velocity = context.velocity(dit)
     velocity(**inputs(cfg, (1, 2, 2), 2))  # another size before: nothing may stay behind
-    return gap(velocity(**args), expected)
+    seen = []
+    dit.transformer_blocks[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:2].numel()))
+    found = velocity(**args)
+    return gap(found, expected), seen[0]
 
 
 def guided(cfg: DiTConfig, plan: ParallelConfig, steps: int) -> float:
@@ -129,20 +137,27 @@ def loaded(cfg: DiTConfig, plan: ParallelConfig) -> tuple[float, int, int]:
 
 
 @torch.no_grad()
-def video(frames: list[int], plan: ParallelConfig, **form: int) -> list[float]:
-    """Decoding and encoding of clips of these lengths."""
+def video(frames: list[int], plan: ParallelConfig) -> list[float]:
+    """Encoding and decoding of clips of these lengths."""
     ones = [1, 1, 1, 1]
     torch.manual_seed(0)
-    vae = VideoVAE(replace(VAEConfig(3, 4, 8, ones, 8, ones, num_groups=4), **form))
+    vae = VideoVAE(VAEConfig(3, 4, 8, ones, 8, ones, num_groups=4))
     context = ParallelContext.start(plan, DiTConfig(8, 8, 1), "cpu", 30)
     world = torch.distributed.group.WORLD
     gaps = []
     for n in frames:
-        x = torch.randn(1, n, 3, 32, 16)
+        x = torch.randn(1, n, 3, 16, 16)
         moments = vae.encode_moments(x)
         gaps.append(gap(by_chunk.encode_moments(vae, x, world), moments))
         z = moments.chunk(2, 2)[0]
-        gaps.append(gap(context.decode(vae, z), vae.decode(z)))
+        chunks: list[Tensor] = []
+
+        def decoder(vae: VideoVAE, chunk: Tensor, taken: list[Tensor] = chunks) -> Tensor:
+            taken.append(chunk)
+            return vae.decode(chunk)
+
+        gaps.append(gap(context.decode(vae, z, decoder), vae.decode(z)))
+        assert len(chunks) <= ceil(n / 17 / plan.world_size)
     return gaps
 
 
@@ -152,3 +167,17 @@ def refused(cfg: DiTConfig, plan: ParallelConfig) -> str:
     except Exception as e:
         return f"{type(e).__name__}: {e}"
     return ""
+
+
+def hang(timeout_s: float, sleep_s: float) -> tuple[str, float]:
+    """Rank 1 comes late to a collective of the mesh: what rank 0 was told, and after how long."""
+    context = ParallelContext.start(ParallelConfig(ulysses=2), DiTConfig(2, 8, 1), "cpu", timeout_s)
+    start = time.monotonic()
+    if context.rank:
+        time.sleep(sleep_s)
+        return "", sleep_s
+    try:
+        torch.distributed.all_reduce(torch.ones(1), group=context.mesh.get_group("ulysses"))
+    except RuntimeError as e:
+        return str(e), time.monotonic() - start
+    return "", 0.0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import parallel_cases as cases
 import pytest
+import torch
 
 from stepvideo.models.config import DiTConfig
 from stepvideo.parallel.config import ParallelConfig
@@ -39,8 +42,18 @@ SPACE_TIME = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8], attention="spat
     ],
 )
 def test_forward(ranks, cfg, plan, size, batch) -> None:
-    gaps = ranks(plan.world_size, cases.forward, cfg, plan, size, batch)
-    assert max(gaps) < 1e-5, gaps
+    answers = ranks(plan.world_size, cases.forward, cfg, plan, size, batch)
+    assert max(gap for gap, _ in answers) < 1e-5, answers
+    tokens = prod(size) // cfg.patch_size**2
+    repeated = plan.tensor * (plan.cfg if batch % plan.cfg else 1) * (plan.ulysses if tokens < plan.ulysses else 1)
+    assert sum(seen for _, seen in answers) == batch * tokens * repeated  # else divided
+
+
+def test_bf16_weights(ranks) -> None:
+    """Shards round as the whole does; only the sums over ranks are rounded once more."""
+    for plan, bar in ((ParallelConfig(ulysses=2), 0.01), (ParallelConfig(tensor=2), 0.03)):
+        answers = ranks(2, cases.forward, BASE, plan, (3, 3, 3), 1, torch.bfloat16)
+        assert max(gap for gap, _ in answers) < bar, answers
 
 
 @pytest.mark.parametrize("plan", [ParallelConfig(ulysses=2, cfg=2), ParallelConfig(tensor=2, ulysses=2)], ids=repr)
@@ -80,9 +93,14 @@ def test_video_by_chunks(ranks, n) -> None:
 
 def test_refused(ranks) -> None:
     for said in ranks(3, cases.refused, DiTConfig(2, 16, 1, 4, 4, caption_channels=[8]), ParallelConfig(ulysses=3)):
-        assert said.startswith("ConfigError") and "parallel.ulysses=3 exceeds the heads" in said
+        assert said.startswith("ConfigError") and "parallel.ulysses=3 exceeds the 2 heads" in said
     for said in ranks(2, cases.refused, BASE, ParallelConfig(tensor=4)):
         assert said.startswith("StepVideoError") and "4 ranks, but 2 were started" in said
     for cfg in (MMDIT, SPACE_TIME):
         for said in ranks(2, cases.refused, cfg, ParallelConfig(ulysses=2)):
             assert "parallel.ulysses=2 divides full attention" in said and "use parallel.tensor" in said
+
+
+def test_a_hanging_rank_is_not_waited_for_longer_than_the_timeout(ranks) -> None:
+    waited, slept = ranks(2, cases.hang, 4.0, 6.0)
+    assert "imed out" in waited[0] and waited[1] < 5.8 and slept[0] == ""

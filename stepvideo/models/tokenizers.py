@@ -1,7 +1,9 @@
 """The two tokenizers: sentencepiece for Step-LLM, BERT WordPiece for CLIP; trained on captions, or loaded as released.
 
-Training is deterministic: equal captions give equal bytes. A text that the vocabulary cannot spell is an error by
-default, because a network silently fed with "unknown" answers another prompt.
+Training is deterministic: equal captions give equal bytes. Any text is taken: what is no Unicode (lone surrogates)
+becomes U+FFFD, what exceeds the length is cut. What the vocabulary cannot spell is an error or is replaced, by its
+policy: a network trained on a closed vocabulary has never seen "unknown" and would silently answer another prompt;
+the released ones have.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece as spm
@@ -31,7 +34,17 @@ CHAT_TOKENS = (
 )  # fmt: skip
 """Pieces that the released Step-LLM tokenizer class insists on."""
 _HAN = re.compile("[\u2e80-\u9fff\uff00-\uffef]")  # Chinese characters and full-width punctuation
+BERT_CONFIG = "tokenizer_config.json"
+BERT_OPTIONS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Keys of a BERT tokenizer_config.json and what the library calls them."""
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+UNKNOWN = ("error", "replace")
 
 
 class UnknownToken(StepVideoError):
@@ -39,21 +52,74 @@ class UnknownToken(StepVideoError):
 
     def __init__(self, text: str, token: str, which: str) -> None:
         super().__init__(
-            f"the {which} vocabulary has no token for {token!r} in the prompt {text!r}; "
+            f"the {which} vocabulary has no token for {token!r} in the prompt {shortened(text)!r}; "
             "use the words of the training captions, or allow_unk=True to replace it by [UNK]"
         )
         self.token = token
 
 
-class LLMTokenizer:
+@dataclass(frozen=True)
+class Spelling:
+    """The tokens of a text: all of them, before anything is cut, and what has none."""
+
+    ids: list[int]
+    unknown: list[str]
+
+
+class Tokenizer:
+    """What both tokenizers share: first + ids + last, cut to a length and padded on the right."""
+
+    name: str
+    first: int
+    last: int
+    pad: int
+
+    def __init__(self, length: int, unknown: str) -> None:
+        if length < 3:
+            raise ValueError(f"length={length}: a first token, one of the text and a last one need at least 3")
+        if unknown not in UNKNOWN:
+            raise ValueError(f"unknown={unknown!r}: choose one of {', '.join(UNKNOWN)}")
+        self.length, self.unknown = length, unknown
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text that fit."""
+        return self.length - 2
+
+    def spell(self, texts: Sequence[str]) -> list[Spelling]:
+        """Every text's tokens, without the first and the last."""
+        raise NotImplementedError
+
+    def encode_batch(self, texts: Sequence[str], allow_unk: bool | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, both [b, length] int64; what exceeds the length is cut, the last token stays.
+
+        Args:
+            allow_unk: whether what has no token is replaced by "unknown"; None takes the vocabulary's policy.
+
+        Raises:
+            UnknownToken: names the first piece without a token, where it is not replaced.
+        """
+        replace = self.unknown == "replace" if allow_unk is None else allow_unk
+        ids = torch.full((len(texts), self.length), self.pad, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for i, (text, spelling) in enumerate(zip(texts, self.spell(texts))):
+            if spelling.unknown and not replace:
+                raise UnknownToken(text, spelling.unknown[0], self.name)
+            row = [self.first, *spelling.ids[: self.room], self.last]
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+        return ids, mask
+
+
+class LLMTokenizer(Tokenizer):
     """Step-LLM's sentencepiece tokenizer: [BOS] + ids + [EOS], padded on the right with EOS, as released."""
 
-    bos, eos, pad = 1, 2, 2
+    name = "Step-LLM"
+    first, last, pad = 1, 2, 2
 
-    def __init__(self, model: bytes, length: int = 320) -> None:
-        if length < 3:
-            raise ValueError(f"length={length}: BOS, one token and EOS need at least 3")
-        self.model, self.length = model, length
+    def __init__(self, model: bytes, length: int = 320, unknown: str = "error") -> None:
+        super().__init__(length, unknown)
+        self.model = model
         self._sp = spm.SentencePieceProcessor(model_proto=model)
 
     @classmethod
@@ -75,8 +141,8 @@ class LLMTokenizer:
             hard_vocab_limit=False,
             character_coverage=1.0,
             unk_id=0,
-            bos_id=cls.bos,
-            eos_id=cls.eos,
+            bos_id=cls.first,
+            eos_id=cls.last,
             pad_id=-1,
             user_defined_symbols=list(CHAT_TOKENS),
             num_threads=1,
@@ -85,10 +151,10 @@ class LLMTokenizer:
         return cls(out.getvalue(), length)
 
     @classmethod
-    def load(cls, path: Path, length: int = 320) -> LLMTokenizer:
+    def load(cls, path: Path, length: int = 320, unknown: str = "error") -> LLMTokenizer:
         """Raises ArtifactError if the file is missing or no sentencepiece model."""
         try:
-            return cls(Path(path).read_bytes(), length)
+            return cls(Path(path).read_bytes(), length, unknown)
         except (OSError, RuntimeError) as e:
             raise ArtifactError(f"{path} cannot be read as a sentencepiece model: {e}") from e
 
@@ -99,33 +165,41 @@ class LLMTokenizer:
     def vocab_size(self) -> int:
         return self._sp.get_piece_size()
 
-    def encode_batch(self, texts: Sequence[str], allow_unk: bool = False) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, both [b, length] int64; what exceeds the length is cut, EOS stays.
+    def spell(self, texts: Sequence[str]) -> list[Spelling]:
+        return [self._spell(well_formed(text)) for text in texts]
 
-        Raises:
-            UnknownToken: names the first piece without a token, unless `allow_unk`.
-        """
-        rows = []
-        for text in texts:
-            ids = self._sp.encode(text, out_type=int)
-            if not allow_unk and self._sp.unk_id() in ids:
-                token = self._sp.encode(text, out_type=str)[ids.index(self._sp.unk_id())]
-                raise UnknownToken(text, token.strip("▁"), "Step-LLM")
-            rows.append([self.bos, *ids[: self.length - 2], self.eos])
-        return _pad(rows, self.length, self.pad)
+    def _spell(self, text: str) -> Spelling:
+        ids: list[int] = self._sp.encode(text, out_type=int)
+        unk = self._sp.unk_id()
+        if unk not in ids:
+            return Spelling(ids, [])
+        pieces: list[str] = self._sp.encode(text, out_type=str)
+        return Spelling(ids, [piece.strip("▁") for i, piece in zip(ids, pieces) if i == unk])
 
 
-class CLIPTokenizer:
-    """BERT WordPiece: [CLS] + ids + [SEP], padded on the right, lower-cased, every Chinese character by itself."""
+class CLIPTokenizer(Tokenizer):
+    """BERT WordPiece: [CLS] + ids + [SEP], padded on the right, lower-cased, every Chinese character by itself.
 
-    def __init__(self, vocab: Sequence[str], length: int = 77) -> None:
-        if length < 3:
-            raise ValueError(f"length={length}: [CLS], one token and [SEP] need at least 3")
+    Args:
+        options: `lowercase`, `strip_accents` and `handle_chinese_chars`, where a tokenizer_config.json says otherwise.
+    """
+
+    name = "CLIP"
+
+    def __init__(
+        self,
+        vocab: Sequence[str],
+        length: int = 77,
+        unknown: str = "error",
+        options: Mapping[str, bool | None] | None = None,
+    ) -> None:
+        super().__init__(length, unknown)
         if missing := [t for t in SPECIAL_TOKENS[:4] if t not in vocab]:
             raise ValueError(f"the vocabulary lacks {', '.join(missing)}")
-        self.vocab, self.length = list(vocab), length
-        self._ids = {token: i for i, token in enumerate(self.vocab)}
-        self._tok = BertWordPieceTokenizer(vocab=dict(self._ids), lowercase=True)
+        self.vocab = list(vocab)
+        ids = {token: i for i, token in enumerate(self.vocab)}
+        self.pad, self._unk, self.first, self.last = (ids[t] for t in SPECIAL_TOKENS[:4])
+        self._tok = BertWordPieceTokenizer(vocab=ids, **{"lowercase": True, **(options or {})})
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int = 2000, length: int = 77) -> CLIPTokenizer:
@@ -144,10 +218,19 @@ class CLIPTokenizer:
         return cls(vocab + ranked[: max(vocab_size - len(vocab), 0)], length)
 
     @classmethod
-    def load(cls, path: Path, length: int = 77) -> CLIPTokenizer:
-        """Raises ArtifactError if the file is missing or no BERT vocabulary."""
+    def load(cls, path: Path, length: int = 77, unknown: str = "error") -> CLIPTokenizer:
+        """Read a vocab.txt, and the tokenizer_config.json beside it if there is one, as in the release.
+
+        Raises:
+            ArtifactError: if the file is missing or no BERT vocabulary.
+        """
+        path = Path(path)
+        config = path.with_name(BERT_CONFIG)
+        said = storage.read_json(config) if config.exists() else {}
+        options = {ours: said[name] for name, ours in BERT_OPTIONS.items() if name in said}
         try:
-            return cls(Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n"), length)
+            vocab = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            return cls(vocab, length, unknown, options)
         except (OSError, ValueError) as e:
             raise ArtifactError(f"{path} cannot be read as a BERT vocabulary: {e}") from e
 
@@ -158,20 +241,22 @@ class CLIPTokenizer:
     def vocab_size(self) -> int:
         return len(self.vocab)
 
-    def encode_batch(self, texts: Sequence[str], allow_unk: bool = False) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, both [b, length] int64; what exceeds the length is cut, [SEP] stays.
+    def spell(self, texts: Sequence[str]) -> list[Spelling]:
+        texts = [well_formed(text) for text in texts]
+        return [
+            Spelling(e.ids, [text[a:b] for i, (a, b) in zip(e.ids, e.offsets) if i == self._unk])
+            for text, e in zip(texts, self._tok.encode_batch(texts, add_special_tokens=False))
+        ]
 
-        Raises:
-            UnknownToken: names the first word without a token, unless `allow_unk`.
-        """
-        cls_, sep, unk = (self._ids[t] for t in ("[CLS]", "[SEP]", "[UNK]"))
-        rows = []
-        for text, encoding in zip(texts, self._tok.encode_batch(list(texts), add_special_tokens=False)):
-            if not allow_unk and unk in encoding.ids:
-                start, end = encoding.offsets[encoding.ids.index(unk)]
-                raise UnknownToken(text, text[start:end], "CLIP")
-            rows.append([cls_, *encoding.ids[: self.length - 2], sep])
-        return _pad(rows, self.length, self._ids["[PAD]"])
+
+def well_formed(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates, which no encoding has, replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def shortened(text: str, width: int = 80) -> str:
+    """For messages."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _distinct(captions: Iterable[str]) -> list[str]:
@@ -180,12 +265,3 @@ def _distinct(captions: Iterable[str]) -> list[str]:
     if not texts:
         raise StepVideoError("a tokenizer needs at least one caption to be trained on")
     return texts
-
-
-def _pad(rows: list[list[int]], length: int, pad: int) -> tuple[Tensor, Tensor]:
-    ids = torch.full((len(rows), length), pad, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return ids, mask

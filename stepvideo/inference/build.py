@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from stepvideo.diffusion.component import Component
-from stepvideo.diffusion.pipeline import Pipeline, best_device, read_text_encoders
+from stepvideo.diffusion.pipeline import Pipeline, best_device
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.emulator.memory import Job
 from stepvideo.errors import ConfigError, StepVideoError
@@ -19,8 +19,9 @@ from stepvideo.inference.memory.config import MemoryConfig
 from stepvideo.inference.memory.decode import decode, decode_tiled
 from stepvideo.inference.memory.offload import offload_layers
 from stepvideo.inference.memory.plan import GIB, choose, smallest, survey
-from stepvideo.inference.memory.quantize import quantize_layers
+from stepvideo.inference.memory.quantize import load_quantized_dit
 from stepvideo.inference.memory.report import read_networks
+from stepvideo.inference.memory.text import TextProcess, read_text_by_layer
 from stepvideo.inference.remote.client import TOKEN_VARIABLE
 from stepvideo.inference.remote.networks import RemoteTextEncoders, RemoteVAE
 from stepvideo.models.checkpoints import load_dit
@@ -64,7 +65,10 @@ def build(
     dtype = torch.float32 if engine.precision == "fp32" else None
     by_layer = memory.offload == "layer"
     rest = "device" if memory.offload == "none" else "host"
-    read = _finish_dit(partial(load_dit, dit, dtype=dtype), memory, ranks, engine.device)
+    read = partial(load_dit, dit, dtype=dtype)
+    if memory.quantization != "none":
+        read = partial(load_quantized_dit, dit, kind=memory.quantization, work=engine.device, dtype=dtype)
+    read = _finish_dit(read, memory, ranks, engine.device)
     engine.dit = Component(engine.dit.cfg, read, engine.device, "device" if by_layer else rest)
     engine.vae.rest = rest if not is_url(vae) else "device"
     if not is_url(text):
@@ -86,18 +90,14 @@ def _whole(vae: VideoVAE, z: torch.Tensor) -> torch.Tensor:
 def _finish_dit(
     read: Callable[[torch.device], DiT], memory: MemoryConfig, ranks: ParallelContext | None, device: torch.device
 ) -> Callable[[torch.device], DiT]:
-    """`read`, then divided, quantized and its blocks' weights sent to where they wait."""
+    """`read`, then divided and its blocks' weights sent to where they wait."""
 
     def finish(wanted: torch.device) -> DiT:
-        plain = memory.quantization == "none" and memory.offload != "layer"
-        dit = read(wanted if plain and ranks is None else CPU).requires_grad_(False)
+        by_layer = memory.offload == "layer"
+        dit = read(CPU if by_layer or ranks is not None else wanted).requires_grad_(False)
         if ranks is not None:
             ranks.divide(dit)
-        if memory.quantization != "none":
-            quantize_layers(
-                dit.transformer_blocks, memory.quantization, device, CPU if memory.offload != "none" else None
-            )
-        if memory.offload == "layer":
+        if by_layer:
             offload_layers(dit, list(dit.transformer_blocks), device, memory.prefetch)
             return dit
         return dit.to(wanted)
@@ -110,15 +110,12 @@ def _place_text(plain: Text, folder: Path, memory: MemoryConfig, device: torch.d
         plain.rest = "nowhere"
     elif memory.offload == "component":
         plain.rest = "host"
+    if memory.text == "process":
+        apart = Component(plain.cfg, lambda d: TextProcess(folder).to(d), device, origin=plain.origin)
+        return cast(Text, apart)
     if memory.offload != "layer":
         return plain
-
-    def read(_wanted: torch.device) -> TextEncoders:
-        encoders = read_text_encoders(folder, CPU)
-        encoders.clip_text.to(device)
-        offload_layers(encoders.step_llm, list(encoders.step_llm.transformer.layers), device, memory.prefetch)
-        return encoders
-
+    read = partial(read_text_by_layer, folder, prefetch=memory.prefetch)
     return Component(plain.cfg, read, device, plain.rest, plain.origin)
 
 

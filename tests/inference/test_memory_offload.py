@@ -10,7 +10,7 @@ from torch import nn
 
 from stepvideo.emulator.tracker import LiveBytes
 from stepvideo.inference.memory.offload import LayerOffload, _inside, offload_layers
-from stepvideo.inference.memory.quantize import quantize_layers
+from stepvideo.inference.memory.quantize import quantizer
 from stepvideo.models.config import DiTConfig, StepLLMConfig
 from stepvideo.models.dit import DiT
 from stepvideo.models.step_llm import StepLLM
@@ -90,7 +90,7 @@ def test_a_failing_layer_leaves_the_device():
 def test_quantized_blocks_are_offloaded_too(kind):
     pytest.importorskip("torchao")
     dit, inputs = make_dit().bfloat16(), dit_inputs()
-    quantize_layers(dit.transformer_blocks, kind)
+    quantizer(kind)(dit.transformer_blocks)
     expected = copy.deepcopy(dit)(*inputs)
     weight = dit.transformer_blocks[0].attn1.wqkv.weight
     assert torch.equal(_inside(weight, torch.clone).dequantize(), weight.dequantize())  # as pinning does it

@@ -15,18 +15,32 @@ A = 2 * (2 / torch.pi) ** 0.5
 B = 0.044715 * A
 
 
+CHUNK = 2**16  # elements whose fp32 copies stay in a core's cache
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU(x) ≈ x·sigmoid(1.5958·(x + 0.044715·x³)), in the dtype of `x`, computed in fp32."""
-    return _GELU.apply(x) if x.device.type == "cpu" else F.gelu(x, approximate="tanh")
+    """GELU(x) ≈ x·sigmoid(1.5958·(x + 0.044715·x³)), in the dtype of `x`, computed in fp32.
+
+    Without gradients on a CPU, `x` itself is overwritten and returned.
+    """
+    if x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
+    if torch.is_grad_enabled():
+        return _GELU.apply(x)
+    for part in x.view(-1).split(CHUNK):
+        part.copy_(_gelu(part.float()))
+    return x
+
+
+def _gelu(x32: Tensor) -> Tensor:
+    return (x32 * x32).mul_(B).add_(A).mul_(x32).sigmoid_().mul_(x32)
 
 
 class _GELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        x32 = x.float()
-        out = (x32 * x32).mul_(B).add_(A).mul_(x32).sigmoid_().mul_(x32)
-        return out.to(x.dtype)
+        return _gelu(x.float()).to(x.dtype)
 
     @staticmethod
     @once_differentiable

@@ -89,6 +89,17 @@ def test_gelu_and_its_gradient_equal_torch(dtype):
     torch.testing.assert_close(ours, theirs, **(tolerance | {"atol": max(tolerance["atol"], 1e-5)}))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gelu_without_gradients_is_the_same_in_place(dtype, monkeypatch):
+    monkeypatch.setattr("stepvideo.models.gelu.CHUNK", 100)
+    x = torch.linspace(-12, 12, 4001).to(dtype).view(1, -1)
+    with torch.enable_grad():
+        expected = gelu_tanh(x.clone())
+    assert gelu_tanh(x) is x
+    assert torch.equal(x, expected)
+
+
 @pytest.mark.parametrize("groups", [4, 2])
 @pytest.mark.parametrize("masked", [False, True])
 def test_plain_attention_equals_the_fused_kernel(groups, masked):
@@ -105,13 +116,15 @@ def test_plain_attention_equals_the_fused_kernel(groups, masked):
     torch.testing.assert_close(attention(q, k, v, bias), plain.transpose(1, 2).flatten(2))
 
 
-def test_attention_of_many_tokens_takes_the_fused_kernel(monkeypatch):
+@pytest.mark.parametrize(("gradients", "limit"), [(True, 0), (False, 2**22)])
+def test_attention_of_many_tokens_or_without_gradients_takes_the_fused_kernel(monkeypatch, gradients, limit):
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 2, 9, 8, generator=draw) for _ in range(3))
     plain = attention(q, k, v)
-    monkeypatch.setattr("stepvideo.models.attention.PLAIN_LOGITS", 0)
+    monkeypatch.setattr("stepvideo.models.attention.PLAIN_LOGITS", limit)
     monkeypatch.setattr("stepvideo.models.attention.plain_attention", None)
-    torch.testing.assert_close(attention(q, k, v), plain)
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(attention(q, k, v), plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,7 +8,7 @@ inside kernels nor what a caching allocator keeps.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -37,14 +37,14 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
         self.where = ""
         self._device, self._seen = device, set[int]()
-        for tensor in held:
+        for tensor in (t for h in held for t in plain_tensors(h)):
             self._count(tensor, "held")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._count(leaf, str(func))
+            for tensor in plain_tensors(leaf):
+                self._count(tensor, str(func))
         return out
 
     def _count(self, tensor: Tensor, where: str) -> None:
@@ -63,6 +63,15 @@ class LiveBytes(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
+
+
+def plain_tensors(x: Any) -> Iterator[Tensor]:
+    """The tensors that hold the numbers of `x`: itself, or what is inside a quantized one; none if it is no tensor."""
+    if hasattr(x, "__tensor_flatten__"):
+        for name in x.__tensor_flatten__()[0]:
+            yield from plain_tensors(getattr(x, name))
+    elif isinstance(x, Tensor):
+        yield x
 
 
 class FusedKernels(TorchFunctionMode):

@@ -61,7 +61,7 @@ def save_model(dit: DiT, out: Path, like: Path, sampling: SamplingConfig | None,
     """
     save_dit(dit, out)
     save_scheduler(out)
-    save_model_index(out)
+    save_model_index(out, dit.cfg.use_additional_conditions)
     for stats in (like / STATS_FILE, like / Path(STATS_FILE).name):
         if stats.exists():  # a released model has none: its latents are not normalised
             shutil.copyfile(stats, out / STATS_FILE)

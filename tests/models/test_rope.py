@@ -97,7 +97,7 @@ def test_gelu_without_gradients_is_the_same_in_place(dtype, monkeypatch):
     with torch.enable_grad():
         expected = gelu_tanh(x.clone())
     assert gelu_tanh(x) is x
-    assert torch.equal(x, expected)
+    torch.testing.assert_close(x, expected, atol=1e-6, rtol=1e-6)  # ends of chunks are not vectorised
 
 
 @pytest.mark.parametrize("groups", [4, 2])

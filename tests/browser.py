@@ -97,8 +97,11 @@ class Browser:
 
     def key(self, key: str, code: int, modifiers: int = 0) -> None:
         """Press a key; modifiers: 1 Alt, 2 Ctrl, 4 Meta, 8 Shift."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, modifiers=modifiers)
+        more = {"text": "\r"} if key == "Enter" and not modifiers else {}  # without it a form is not submitted
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, modifiers=modifiers, **more
+            )
 
     def type(self, text: str) -> None:
         """Into what has the focus, as an input method does."""

@@ -55,6 +55,11 @@ def generate_command(args: argparse.Namespace) -> int:
         parallel=ranks,
         largest=_largest(wanted),
     )
+    features = None
+    if args.embeddings is not None:
+        from stepvideo.inference.embed.files import load_embeddings
+
+        features = load_embeddings(args.embeddings, pipe.engine.dit.cfg.caption_channels)
     console = screen.console(stderr=args.json)
 
     def say(text: str) -> None:
@@ -69,6 +74,7 @@ def generate_command(args: argparse.Namespace) -> int:
             preview=args.preview,
             overwrite=args.overwrite,
             lineage=lineage,
+            features=features,
             say=say if pipe.is_main else lambda _text: None,
             on_step=lambda done, total: progress.update(task, completed=done, total=total),
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from stepvideo import __version__
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
+from stepvideo.inference.embed import command as embed
 from stepvideo.inference.parity import command as parity
 from stepvideo.inference.serve import command as serving
 
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(sub)
     _add_store(sub)
 
-    for name, module in (("parity", parity),):
+    for name, module in (("embed", embed), ("parity", parity)):
         module.add_arguments(command(name, module.call, module.HELP))
     return parser
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo.data.show import MIN_SIDE
+from stepvideo.diffusion.conditions import TextFeatures
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.outputs import check_name, read_made_by, write_output
 from stepvideo.inference.pipeline import StepVideoPipeline
@@ -36,6 +37,7 @@ def generate(
     min_side: int = MIN_SIDE,
     overwrite: bool = False,
     lineage: Mapping[str, Any] | None = None,
+    features: TextFeatures | None = None,
     say: Callable[[str], None] = print,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[Generated]:
@@ -44,6 +46,7 @@ def generate(
     Args:
         fps, preview, min_side: see `write_output`.
         overwrite: replace a file that other settings made; one of the same settings is kept in any case.
+        features: of all texts, made before by `stepvideo embed`; negative prompts count.
         lineage: goes into every file's metadata beside the settings and the digest of the weights.
         say: told each notice and each finished file.
         on_step: called with (steps done, steps in all) over all requests.
@@ -67,7 +70,8 @@ def generate(
     negatives = {s.negative_prompt for (s, _), wanted in zip(plans, todo) if wanted}
     for notice in pipe.text_notices(list(dict.fromkeys(texts))):
         say(notice)
-    features = pipe.encode([*texts, *negatives]) if texts else None
+    if features is None and texts:
+        features = pipe.encode([*texts, *negatives])
     total = sum(s.sampling.steps for (s, _), wanted in zip(plans, todo) if wanted)
     results, done = [], 0
     for request, (settings, _), made, wanted in zip(requests, plans, made_by, todo):

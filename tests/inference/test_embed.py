@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from stepvideo.cli import main
 from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.embed import command
@@ -105,3 +106,28 @@ def test_the_pipeline_encodes_the_same(tiny_models, file):
     assert found.keys() == expected.keys()
     for k in found:
         assert torch.equal(found[k], expected[k]), k
+
+
+def test_generate_takes_the_file(tiny_models, file, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepvideo.models.text_encoders.TextEncoders.encode", None)  # a use would fail
+    common = [
+        "--model",
+        str(tiny_models),
+        "--embeddings",
+        str(file),
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--frames",
+        "17",
+    ]
+    assert main(["generate", PROMPT, "--out", str(tmp_path / "a.mp4"), *common]) == 0
+    assert (tmp_path / "a.mp4").exists()
+    assert main(["generate", "不在其中", "--out", str(tmp_path / "b.mp4"), *common]) == 2
+
+
+def test_the_command_is_registered(tiny_models, tmp_path, capsys):
+    out = str(tmp_path / "f.safetensors")
+    assert main(["embed", PROMPT, "--text", str(tiny_models), "--out", out, "--device", "cpu"]) == 0
+    assert "2 texts" in capsys.readouterr().out

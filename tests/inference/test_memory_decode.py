@@ -16,7 +16,11 @@ from stepvideo.models.video_vae import VideoVAE
 def vae():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return VideoVAE(VAEConfig(z_channels=4, enc_ch=4, dec_ch=4, num_res_blocks=1, num_groups=4)).requires_grad_(False).eval()
+        return (
+            VideoVAE(VAEConfig(z_channels=4, enc_ch=4, dec_ch=4, num_res_blocks=1, num_groups=4))
+            .requires_grad_(False)
+            .eval()
+        )
 
 
 def latents(frames, height, width, seed=0):

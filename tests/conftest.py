@@ -51,7 +51,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [p.text for p in prompts(all_combinations(), 600, 0)]
     llm_tokenizer, clip_tokenizer = LLMTokenizer.train(texts, 300, 40), CLIPTokenizer.train(texts, 300, 40)
     llm = StepLLM(StepLLMConfig(16, 1, 2, 1, 32, padded_vocab_size=llm_tokenizer.vocab_size))
-    clip = CLIPTextEncoder(CLIPTextConfig(clip_tokenizer.vocab_size, 16, 1, 2, 32, 64))
+    clip = CLIPTextEncoder(CLIPTextConfig(clip_tokenizer.vocab_size, 16, 1, 2, 32, 80))
     dit = DiT(DiTConfig(2, 16, 2, 4, 4, caption_channels=[16, 16]))
     for model in (llm, clip, dit):
         model.init_weights(draw)

@@ -28,6 +28,7 @@ from stepvideo.inference.build import build, choose_memory, is_url, start_ranks
 from stepvideo.inference.memory.config import MemoryConfig
 from stepvideo.inference.settings import MOTION_SCORE, SAMPLING_NAMES, Settings, resolve
 from stepvideo.models.layout import PARTS
+from stepvideo.models.text_encoders import Tokenizers, load_tokenizers
 from stepvideo.parallel.apply import ParallelContext
 from stepvideo.parallel.config import ParallelConfig
 from stepvideo.storage import sampled_digest
@@ -55,11 +56,13 @@ class StepVideoPipeline:
 
     Attributes:
         notices: what people should know of how the model was opened.
+        tokenizers: of the text encoders; None where these are a service.
     """
 
     def __init__(self, engine: Pipeline, digest: str = "", ranks: ParallelContext | None = None) -> None:
         self.engine, self.digest, self.ranks = engine, digest, ranks
         self.notices: list[str] = []
+        self.tokenizers: Tokenizers | None = None
 
     @classmethod
     def from_pretrained(
@@ -108,6 +111,7 @@ class StepVideoPipeline:
             engine, sampled_digest(folder / part for role, folder in local.items() for part in PARTS[role]), ranks
         )
         pipe.notices = [notice] if notice else []
+        pipe.tokenizers = load_tokenizers(local["text"]) if "text" in local else None
         return pipe
 
     @property
@@ -250,8 +254,8 @@ class StepVideoPipeline:
         return TextFeatures(distinct, self.engine.encode_prompts(distinct))
 
     def text_notices(self, texts: Sequence[str]) -> list[str]:
-        """What people should know of what became of their texts."""
-        return ["an empty prompt: the video will be of anything"] if any(not t.strip() for t in texts) else []
+        """What people should know of what became of their texts: what was cut, what no token stands for."""
+        return self.tokenizers.notices(texts) if self.tokenizers else []
 
     def _first_frame(self, picture: np.ndarray | None, plan: Sequence[Settings]) -> FirstFrame | None:
         if picture is None:

@@ -246,3 +246,18 @@ def test_nothing_is_read_before_it_is_needed(tiny_models):
     assert pipe.engine.dit._held is None
     pipe.encode([PROMPT])
     assert pipe.engine.dit._held is None and pipe.engine.text._held is not None
+
+
+ANY_TEXT = ["", " \n", "红色的circle向右移动🙂", "x" * 10_000, "猫" * 10_000, "\x00\u202e\ud800 end", "ﷺ e\u0301"]
+
+
+@pytest.mark.parametrize("text", ANY_TEXT, ids=range(len(ANY_TEXT)))
+def test_a_released_vocabulary_takes_any_text(tiny_models, tmp_path, text):
+    """Without our `text_lengths.json` a vocabulary counts as released: what it cannot spell is replaced, and said."""
+    root = shutil.copytree(tiny_models, tmp_path / "released")
+    (root / "text_lengths.json").unlink()
+    pipe = StepVideoPipeline.from_pretrained(root, device="cpu", precision="fp32")
+    out = pipe(text, **SMALL, negative_prompt=text)
+    assert out.frames[0].shape == (17, 32, 32, 3)
+    expected = "an empty prompt" if not text.strip() else "too long" if len(text) > 9_000 else "has no token"
+    assert any(expected in notice for notice in out.notices), out.notices

@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="needs the `serve` extra")
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from stepvideo.errors import StepVideoError
+from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.serve.access import Access, read_token
 from stepvideo.inference.serve.app import Service, create_app
 from stepvideo.inference.serve.engine import Made, Plan
@@ -360,6 +360,25 @@ def test_answers_tell_browsers_to_trust_nothing_else(start):
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
     assert "http://" not in answer.text and "https://" not in answer.text
+
+
+def test_a_full_disk_fails_the_request_and_not_the_server(start, monkeypatch):
+    server = start()
+    server.engine.go.clear()
+    first, second = (server.post(p).json()["id"] for p in ("one", "two"))
+    server.wait(first, "running")
+
+    def full(_job: object) -> None:
+        raise ArtifactError("cannot write: No space left on device; free space")
+
+    with monkeypatch.context() as m:
+        m.setattr(server.history, "save", full)
+        answer = server.post("three")
+        assert answer.status_code == 500 and "No space left" in answer.json()["error"]
+        server.engine.go.set()
+        assert "No space left" in server.wait(second, "failed")["error"]
+    server.wait(server.post("four").json()["id"], "done")
+    assert len(server.http.get("/v1/videos").json()["videos"]) == 3
 
 
 def test_unknown_paths_answer_in_the_same_form(start):

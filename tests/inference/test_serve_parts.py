@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
+import io
 import os
 import pickle
 import shutil
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +23,10 @@ import numpy as np
 import safetensors.torch
 import torch
 import uvicorn
+from PIL import Image
 
 from stepvideo.diffusion.pipeline import Pipeline, read_text_encoders
+from stepvideo.diffusion.sampling import Sampling
 from stepvideo.errors import StepVideoError
 from stepvideo.inference.pipeline import StepVideoPipeline
 from stepvideo.inference.remote.client import Client, Connection
@@ -29,9 +34,14 @@ from stepvideo.inference.remote.networks import RemoteTextEncoders, RemoteVAE
 from stepvideo.inference.remote.tensors import MEDIA_TYPE, pack, unpack
 from stepvideo.inference.serve.access import Access
 from stepvideo.inference.serve.app import Service, create_app
+from stepvideo.inference.serve.engine import PipelineEngine
+from stepvideo.inference.serve.jobs import History
 from stepvideo.inference.serve.limits import Limits
 from stepvideo.inference.serve.parts import TextPart, VAEPart
+from stepvideo.inference.serve.videos import Videos
 from stepvideo.inference.serve.worker import Worker
+from stepvideo.models import checkpoints
+from stepvideo.models.dit import DiT
 
 TOKEN = "a-token-of-some-length"
 PROMPTS = ["一个红色的大圆向右移动", "two small cyan squares moving left"]
@@ -151,6 +161,8 @@ def test_the_servers_reason_reaches_the_client(parts):
         vae.encode_moments(torch.zeros(1, 17, 3, 30, 32))
     with pytest.raises(StepVideoError, match=r"larger than 2097152 bytes.*413"):
         vae.encode_moments(torch.zeros(1, 17, 3, 128, 128))
+    with pytest.raises(StepVideoError, match=r"413|hung up on a body of [0-9]+ bytes.*limits"):
+        vae.encode_moments(torch.zeros(1, 17, 3, 1024, 1024))
     with pytest.raises(StepVideoError, match=r"a token is needed.*401"):
         RemoteVAE(parts, "wrong").num_latents(17)
     with pytest.raises(StepVideoError, match="404"):
@@ -191,3 +203,40 @@ def test_tensors_travel_in_every_type():
     back = unpack(pack(tensors), *tensors)
     assert all(torch.equal(back[n], t) and back[n].dtype == t.dtype for n, t in tensors.items())
     assert safetensors.torch.load(pack({"x": torch.zeros(2, requires_grad=True)}))["x"].shape == (2,)
+
+
+def test_image_to_video_through_the_pipeline(tiny_models, tmp_path):
+    """The uploaded picture decides the video, whatever its size; a model that takes none says so."""
+    model = tmp_path / "ti2v"
+    shutil.copytree(tiny_models, model)
+    dit = DiT(replace(checkpoints.dit_config(tiny_models), use_additional_conditions=True))
+    dit.init_weights(torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(dit.proj_out.weight, 0, 0.3, generator=torch.Generator().manual_seed(1))
+    shutil.rmtree(model / "transformer")
+    checkpoints.save_dit(dit, model)
+    Sampling(17, 32, 32, steps=2, cfg=1.0).write(model)
+
+    def picture(colour: str) -> str:
+        Image.new("RGBA", (50, 20), colour).save(out := io.BytesIO(), "png")
+        return base64.b64encode(out.getvalue()).decode()
+
+    for folder, takes in ((model, True), (tiny_models, False)):
+        engine = PipelineEngine(StepVideoPipeline.from_pretrained(folder, device="cpu"), {"model": "tiny"})
+        assert engine.describe()["image_to_video"] is takes
+        worker, limits = Worker(4), Limits()
+        videos = Videos(engine, History(tmp_path / f"served-{takes}"), worker, limits)
+        with live(Service(worker, limits, videos), Access()) as url:
+            client = Client(url)
+            if not takes:
+                with pytest.raises(StepVideoError, match="give no image"):
+                    client.submit(PROMPTS[0], image=picture("red"))
+                continue
+            with pytest.raises(StepVideoError, match="give an image"):
+                client.submit(PROMPTS[0])
+            red, blue, calm = (
+                client.generate(PROMPTS[0], image=picture(c), motion_score=m)[0]
+                for c, m in (("red", 5.0), ("blue", 5.0), ("red", 0.0))
+            )
+            assert red != blue and red != calm
+            newest = client.history(1)[0]
+            assert newest["settings"][0]["motion_score"] == 0 and len(newest["settings"][0]["image"]) == 16

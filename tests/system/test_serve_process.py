@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -107,6 +108,28 @@ def test_a_running_video_is_cancelled_within_a_step(server):
     eventually(lambda: client.status(job)["state"] == "cancelled", 5)
     assert client.status(job)["step"] < 200
     assert not list(server.out.glob(f"{job}-*"))
+
+
+def test_a_burst_over_as_many_connections(server):
+    """50 at once: 16 wait behind the running one and are made, 34 are refused."""
+    client = Client(server.url)
+    first = client.submit(PROMPT, **LONG)["id"]
+    eventually(lambda: client.status(first)["step"] > 1)
+
+    def ask(seed: int) -> str:
+        try:
+            return client.submit(PROMPT, seed=seed, num_inference_steps=1)["id"]
+        except StepVideoError as e:
+            assert "16 requests are waiting" in str(e) and "429" in str(e)
+            return ""
+
+    with ThreadPoolExecutor(50) as pool:
+        ids = [i for i in pool.map(ask, range(50)) if i]
+    assert len(ids) == 16
+    client.cancel(first)
+    assert all([v["state"] for v in client.events(i)][-1] == "done" for i in ids)
+    finished = sorted((client.status(i) for i in ids), key=lambda v: v["started"])
+    assert [v["id"] for v in finished] == sorted(ids)
 
 
 def test_an_endless_body_is_refused(server):

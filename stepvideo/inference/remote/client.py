@@ -64,6 +64,9 @@ class Connection:
         except urllib.error.URLError as e:
             if isinstance(e.reason, TimeoutError):
                 raise StepVideoError(f"{where}: no answer within {self.timeout_s:g} s") from None
+            if isinstance(e.reason, (BrokenPipeError, ConnectionResetError)):
+                size = f"a body of {len(body or b'')} bytes"
+                raise StepVideoError(f"{where}: the server hung up on {size}; GET /v1/model tells its limits") from None
             raise StepVideoError(f"{where}: {e.reason}; {UNREACHABLE}") from None
         except (http.client.HTTPException, OSError) as e:
             raise StepVideoError(f"{where}: the connection broke ({type(e).__name__}: {e}); {UNREACHABLE}") from None

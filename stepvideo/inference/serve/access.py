@@ -80,7 +80,7 @@ class Access:
     def refusal(self, method: str, path: str, headers: Headers) -> tuple[int, str] | None:
         """Status and reason, or None if the request may pass."""
         host = headers.get("host", "")
-        if is_local(self.host) and _name(host) not in LOCAL_NAMES:
+        if not self.token and _name(host) not in LOCAL_NAMES:
             return 403, f"Host {host!r} is not this machine; open http://127.0.0.1 with the server's port"
         origin = headers.get("origin")
         if origin is not None and method not in SAFE_METHODS and urlsplit(origin).netloc.lower() != host.lower():

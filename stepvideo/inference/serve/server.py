@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,10 @@ class _Server(uvicorn.Server):
         print(self.greeting, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(self.service.close)
+        closing = threading.Thread(target=self.service.close, daemon=True)
+        closing.start()
+        while closing.is_alive() and not self.force_exit:  # a second Ctrl-C
+            await asyncio.sleep(0.1)
         await super().shutdown(sockets)
 
 

@@ -100,7 +100,7 @@ class Videos:
 
     def recent(self, limit: int, before: str = "") -> list[Job]:
         """Up to `limit` jobs, newest first, older than `before`."""
-        ids = sorted((i for i in self._jobs if not before or i < before), reverse=True)
+        ids = sorted((i for i in list(self._jobs) if not before or i < before), reverse=True)
         return [self._jobs[i] for i in ids[:limit]]
 
     def cancel(self, id: str) -> Job:
@@ -157,13 +157,8 @@ class Videos:
         return self.history.path(job.image) if job.image else None
 
     def _run(self, job: Job) -> None:
-        with self._lock:
-            if self.closing:
-                return  # still queued, for the next server
-            if job.id in self._unwanted:
-                return self._end(job, CANCELLED)
-            job.state, job.started = RUNNING, time.time()
-            self.history.save(job)
+        if self.closing:
+            return  # still queued, for the next server
 
         def on_step(step: int, total: int) -> None:
             job.progress.report(step, total)
@@ -171,6 +166,7 @@ class Videos:
                 raise Cancelled
 
         try:
+            self._begin(job)
             made = self.engine.generate(job.request, self._image(job), self.history.path(job.id), on_step)
         except Cancelled:
             self._end(job, *((CANCELLED, "") if job.id in self._unwanted else (FAILED, STOPPED)))
@@ -185,6 +181,13 @@ class Videos:
             job.files, job.previews = [p.name for p in made.files], [p.name for p in made.previews]
             job.notices = list(dict.fromkeys([*job.notices, *made.notices]))
             self._end(job, DONE)
+
+    def _begin(self, job: Job) -> None:
+        with self._lock:
+            if job.id in self._unwanted:
+                raise Cancelled
+            job.state, job.started = RUNNING, time.time()
+            self.history.save(job)
 
     def _end(self, job: Job, state: str, error: str = "") -> None:
         with self._lock:

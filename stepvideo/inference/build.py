@@ -65,7 +65,7 @@ def build(
     dtype = torch.float32 if engine.precision == "fp32" else None
     by_layer = memory.offload == "layer"
     rest = "device" if memory.offload == "none" else "host"
-    read = partial(load_dit, dit, dtype=dtype)
+    read = partial(load_dit if ranks is None else ranks.load_dit, dit, dtype=dtype)
     if memory.quantization != "none":
         read = partial(load_quantized_dit, dit, kind=memory.quantization, work=engine.device, dtype=dtype)
     read = _finish_dit(read, memory, ranks, engine.device)
@@ -94,8 +94,8 @@ def _finish_dit(
 
     def finish(wanted: torch.device) -> DiT:
         by_layer = memory.offload == "layer"
-        dit = read(CPU if by_layer or ranks is not None else wanted).requires_grad_(False)
-        if ranks is not None:
+        dit = read(CPU if by_layer else wanted).requires_grad_(False)
+        if ranks is not None and memory.quantization != "none":  # else it was read divided
             ranks.divide(dit)
         if by_layer:
             offload_layers(dit, list(dit.transformer_blocks), device, memory.prefetch)

@@ -11,7 +11,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -208,10 +208,15 @@ def fill(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     hint: str = "",
+    place: Callable[[str, Tensor], Tensor] = lambda _name, tensor: tensor,
 ) -> None:
     """Give `model`, built on the meta device, exactly these tensors on `device`, in their own dtype or in `dtype`.
 
     Beside the target, host memory holds one tensor at a time. On the device "meta" they are read and let go.
+
+    Args:
+        hint: said beside what does not fit.
+        place: what the model holds of a tensor read, by its name: a parallel plan's shard.
 
     Raises:
         ArtifactError: on missing or unexpected names, wrong shapes and mixed dtypes; names up to three of each.
@@ -222,7 +227,8 @@ def fill(
         elif len(problems) == 1 and "dtype" in problems[0]:
             problems.append("files of two saves? Copy all of one, or load with dtype= to convert them")
         raise ArtifactError(f"{where} does not fit its config: " + "; ".join(problems))
-    model.load_state_dict(dict(read(found, device, dtype)), strict=True, assign=True)
+    held = {name: place(name, tensor) for name, tensor in read(found, device, dtype)}
+    model.load_state_dict(held, strict=True, assign=True)
 
 
 def _few(items: list[str], n: int = 3) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
@@ -13,14 +14,16 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from stepvideo.diffusion.guidance import VelocityFn
 from stepvideo.errors import ConfigError
+from stepvideo.models.checkpoints import NETWORKS
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
 from stepvideo.models.video_vae import VideoVAE
+from stepvideo.models.weights import fill
 from stepvideo.parallel import vae as by_chunk
 from stepvideo.parallel.batch import split_batch
 from stepvideo.parallel.config import ParallelConfig
 from stepvideo.parallel.mesh import TIMEOUT_S, connect
-from stepvideo.parallel.tensor import split_heads
+from stepvideo.parallel.tensor import shard_loader, split_heads
 from stepvideo.parallel.ulysses import split_tokens
 
 T = TypeVar("T")
@@ -74,8 +77,7 @@ class ParallelContext:
         return cast(T, answer[0])
 
     def divide(self, dit: DiT) -> DiT:
-        """The same DiT, divided over the ranks in place: before its weights are read (on the meta device, then through
-        `tensor.shard_loader`) or after.
+        """The same DiT, divided over the ranks in place.
 
         Raises:
             ValueError: a form of the DiT that a degree does not divide.
@@ -85,6 +87,20 @@ class ParallelContext:
         if self.config.ulysses > 1:
             split_tokens(dit, self.mesh.get_group("ulysses"))
         return dit
+
+    def load_dit(self, root: Path, device: torch.device | str, dtype: torch.dtype | None = None) -> DiT:
+        """`checkpoints.load_dit` and `divide`, of which a rank holds no more than its shards and one tensor.
+
+        Raises:
+            ArtifactError: on a missing or damaged file, or tensors that do not fit the config.
+            ValueError: see `divide`.
+        """
+        network = NETWORKS["dit"]
+        cfg = network.config(root)
+        found, _ = network.held(root, cfg)
+        dit = self.divide(cast(DiT, network.on_meta(cfg)))
+        fill(dit, found, Path(root) / network.folder, dtype=dtype, place=shard_loader(dit, device))
+        return dit.eval()
 
     def velocity(self, dit: DiT) -> VelocityFn:
         """A divided DiT for `guidance.sample`, with the batch divided too."""

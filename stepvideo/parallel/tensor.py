@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
@@ -34,18 +35,19 @@ def split_heads(dit: DiT, mesh: DeviceMesh) -> None:
     parallelize_module(dit, mesh, plan, src_data_rank=None)
 
 
-def shard_loader(model: nn.Module) -> Callable[[str, Tensor], Tensor]:
-    """A function of a parameter's name and its full tensor, such as one mapped from a file, giving what this rank has
-    to hold in its place: its shard, read alone, or the tensor itself."""
+def shard_loader(model: nn.Module, device: torch.device | str) -> Callable[[str, Tensor], Tensor]:
+    """A function of a parameter's name and its full tensor, giving what this rank holds in its place, on `device`: a
+    copy of its shard, or of the whole."""
     parameters = dict(model.named_parameters())
 
     def shard(name: str, full: Tensor) -> Tensor:
-        whole = parameters[name]
-        if not isinstance(whole, DTensor):
-            return full
-        mesh, (placement,) = whole.device_mesh, whole.placements
+        divided = parameters[name]
+        if not isinstance(divided, DTensor):
+            return full.to(device)
+        mesh, (placement,) = divided.device_mesh, divided.placements
         assert isinstance(placement, Shard)
-        own = full.chunk(mesh.size(), placement.dim)[mesh.get_local_rank()].contiguous()
-        return DTensor.from_local(own.to(mesh.device_type), mesh, (placement,), run_check=False)
+        part = full.chunk(mesh.size(), placement.dim)[mesh.get_local_rank()]
+        own = torch.empty(part.shape, dtype=part.dtype, device=device).copy_(part)
+        return DTensor.from_local(own, mesh, (placement,), run_check=False)
 
     return shard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from math import ceil
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from stepvideo.diffusion.config import GuidanceConfig
 from stepvideo.diffusion.guidance import sample
 from stepvideo.diffusion.schedule import sigmas
+from stepvideo.models.checkpoints import load_dit
 from stepvideo.models.config import DiTConfig, VAEConfig
 from stepvideo.models.dit import DiT
 from stepvideo.models.video_vae import VideoVAE
@@ -20,7 +22,6 @@ from stepvideo.parallel import vae as by_chunk
 from stepvideo.parallel.apply import ParallelContext
 from stepvideo.parallel.config import ParallelConfig
 from stepvideo.parallel.gradients import reduce_gradients
-from stepvideo.parallel.tensor import shard_loader
 
 TEXT = 7  # Step-LLM tokens; the CLIP stream has 3
 Inputs = dict[str, Tensor]
@@ -118,22 +119,18 @@ def whole(x: Tensor | None) -> Tensor:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def loaded(cfg: DiTConfig, plan: ParallelConfig) -> tuple[float, int, int]:
-    """From the meta device: the gap, the numbers that this rank holds, and those of the whole model."""
-    saved = network(cfg).state_dict()
-    args = inputs(cfg, (2, 2, 2), 1)
-    with torch.no_grad():
-        expected = network(cfg)(**args)
-    context = ParallelContext.start(plan, cfg, "cpu", 30)
-    with torch.device("meta"):
-        dit = DiT(cfg)
-    shard = shard_loader(context.divide(dit))
-    dit.load_state_dict({k: shard(k, v) for k, v in saved.items()}, assign=True)
-    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in dit.parameters())
+def loaded(root: Path, plan: ParallelConfig) -> tuple[float, int, int]:
+    """From files: the gap, the bytes that this rank holds, and those of the whole model."""
+    alone = load_dit(root)
+    args = inputs(alone.cfg, (2, 2, 2), 1)
+    context = ParallelContext.start(plan, alone.cfg, "cpu", 30)
+    dit = context.load_dit(root, "cpu")
     full = {k: whole(v) for k, v in dit.state_dict().items()}
-    assert all(torch.equal(full[k], saved[k]) for k in saved)
+    assert all(torch.equal(full[k], v) for k, v in alone.state_dict().items())
+    held = [p.to_local() if isinstance(p, DTensor) else p for p in dit.parameters()]
     with torch.no_grad():
-        return gap(dit(**args), expected), held, sum(v.numel() for v in saved.values())
+        found = gap(dit(**args), alone(**args))
+    return found, sum(p.untyped_storage().nbytes() for p in held), sum(p.nbytes for p in alone.parameters())
 
 
 @torch.no_grad()

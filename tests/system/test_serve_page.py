@@ -75,7 +75,7 @@ def test_from_the_prompt_to_the_video(server, browser, tmp_path):
         assert page.run(f"[{field('prompt')}, {field('num_inference_steps')}, {field('seed')}]") == [PROMPT, "120", "7"]
         page.picture(tmp_path / "page.png", whole=True)
         assert page.problems == []
-        page.run("location.reload()")  # the token is kept in the tab; the history on the server
+        page.open(server.url)  # the token is kept in the tab; the history on the server
         page.until("document.querySelectorAll('#history li').length > 0")
         page.click("#history button")
         page.until(PLAYS)

@@ -146,6 +146,7 @@ def test_an_endless_body_is_refused(server):
     assert Client(server.url).generate(PROMPT)
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again(serve, tmp_path):
     token = "this-token-is-a-secret"
     first = serve(tmp_path / "out", token=token)

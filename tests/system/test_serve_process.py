@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,3 +185,20 @@ def test_mistakes_exit_with_2_and_say_what_to_do(options, words, tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "STEPVIDEO_TOKEN"}
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, env=env)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_text_encoders_and_vae_in_processes_of_their_own(serve, tiny_models, tmp_path):
+    """As released: three processes make one video, the same as one process does."""
+    text, vae = (serve(tmp_path, "--part", part, "--precision", "fp32") for part in ("text", "vae"))
+    shutil.copytree(tiny_models / "transformer", tmp_path / "model" / "transformer")
+    shutil.copy(tiny_models / "sampling.json", tmp_path / "model")
+    for name, model in (
+        ("apart", ["--model", str(tmp_path / "model"), "--text", text.url, "--vae", vae.url]),
+        ("together", ["--model", str(tiny_models)]),
+    ):
+        command = [sys.executable, "-m", "stepvideo.cli", "generate", PROMPT, *model, "--precision", "fp32"]
+        out = ["--device", "cpu", "--out", str(tmp_path / f"{name}.mp4")]
+        done = subprocess.run([*command, *out], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    assert np.array_equal(*(read_video(tmp_path / f"{name}.mp4") for name in ("apart", "together")))

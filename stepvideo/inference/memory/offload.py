@@ -108,11 +108,12 @@ def _slots(layer: nn.Module, pin: Callable[[Tensor], Tensor] | None) -> list[Slo
 
 
 def _inside(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """`change` applied to a tensor, or to the plain tensors inside a quantized one."""
+    """`change` applied to a tensor, or to the plain tensors inside a quantized or a divided one."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return change(tensor)
     names, context = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-    inner = {name: change(getattr(tensor, name)) for name in names}
+    parts = {name: getattr(tensor, name) for name in names}
+    inner = {name: change(part) if isinstance(part, Tensor) else part for name, part in parts.items()}
     return type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())  # type: ignore[attr-defined]
 
 

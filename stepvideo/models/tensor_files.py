@@ -9,7 +9,6 @@ import io
 import json
 import math
 import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,17 +157,18 @@ def _pickled(path: Path) -> dict[str, Entry]:
 def _unpickle(path: Path, device: str) -> dict[str, Any]:
     """Tensors and containers only: a pickle that wants to run code is refused."""
     with path.open("rb") as f:
-        _refuse_impostors(path, f.read(64))
+        head = f.read(64)
+    _refuse_impostors(path, head)
     try:
-        mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote none
-        content = torch.load(path, map_location=device, weights_only=True, mmap=mapped or None)
+        mapped = head.startswith(b"PK")  # a zip; torch before 1.6 wrote none
+        content = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as e:
         reason = str(e).split("\n")[0].split("WeightsUnpickler error: ")[-1]
         raise ArtifactError(
             f"{path} is refused: it is damaged, or holds code besides tensors ({reason}); loading it could run that "
             "code. Get the file from a source that you trust, best as safetensors"
         ) from e
-    except (RuntimeError, EOFError, ValueError) as e:
+    except (RuntimeError, EOFError, ValueError, OSError) as e:
         raise ArtifactError(f"{path} is damaged or no torch file: {str(e).splitlines()[0]}; copy it again") from e
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} holds a {type(content).__name__}; give a state dict, tensors by name")

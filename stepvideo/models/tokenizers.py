@@ -165,6 +165,10 @@ class LLMTokenizer(Tokenizer):
     def vocab_size(self) -> int:
         return self._sp.get_piece_size()
 
+    def has(self, piece: str) -> bool:
+        """Whether the vocabulary has exactly this piece."""
+        return self._sp.piece_to_id(piece) != self._sp.unk_id()
+
     def spell(self, texts: Sequence[str]) -> list[Spelling]:
         return [self._spell(well_formed(text)) for text in texts]
 

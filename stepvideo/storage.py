@@ -100,6 +100,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link where the file system allows one, which takes no space, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
 def filesystem(url: str) -> Any:
     """The fsspec filesystem of a URL, made in the calling process (s3fs is not fork-safe)."""
     import fsspec

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from stepvideo import storage
@@ -34,13 +32,5 @@ def run(ctx: StageContext) -> dict[str, float]:
     files = [p for name in PARTS[cfg.part] for p in storage.tree(folder / name)]
     files += [folder / name for name in BESIDE[cfg.part] if (folder / name).exists()]
     for path in files:
-        _take(path, ctx.out / path.relative_to(folder))
+        storage.link_or_copy(path, ctx.out / path.relative_to(folder))
     return {"files": float(len(files)), "bytes": float(sum(p.stat().st_size for p in files))}
-
-
-def _take(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

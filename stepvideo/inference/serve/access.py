@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -149,8 +148,3 @@ def _bounded(receive: Receive, headers: Headers, limit: int) -> Receive:
         return message
 
     return bounded
-
-
-def error_body(reason: str, **more: Any) -> dict[str, Any]:
-    """What every refusal looks like."""
-    return {"error": reason, **more}

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from stepvideo import __version__
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.serve import routes_parts, routes_videos
-from stepvideo.inference.serve.access import Access, Guard, error_body
+from stepvideo.inference.serve.access import Access, Guard
 from stepvideo.inference.serve.errors import QueueFull, Refused
 from stepvideo.inference.serve.limits import Limits
 from stepvideo.inference.serve.parts import TextPart, VAEPart
@@ -83,21 +83,21 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     malformed = any(e["type"] == "json_invalid" for e in error.errors())
     reason = "; ".join(f"{f['field']}: {f['message']}" if f["field"] else f["message"] for f in found)
     if malformed:
-        return JSONResponse(error_body(f"the body is not JSON: {reason}"), 400)
-    return JSONResponse(error_body(reason, fields=found), 422)
+        return JSONResponse({"error": f"the body is not JSON: {reason}"}, 400)
+    return JSONResponse({"error": reason, "fields": found}, 422)
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFull) else None
     status = error.status if isinstance(error, Refused) else 500 if isinstance(error, ArtifactError) else 422
-    return JSONResponse(error_body(str(error)), status, headers)
+    return JSONResponse({"error": str(error)}, status, headers)
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse(error_body(str(error.detail)), error.status_code, error.headers)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-    return JSONResponse(error_body(f"{type(error).__name__}: {error}"), 500)
+    return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)

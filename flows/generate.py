@@ -25,6 +25,8 @@ from stepvideo.inference.memory.config import MemoryConfig
 from stepvideo.inference.memory.report import plan, read_networks, table
 from stepvideo.inference.requests import Request
 from stepvideo.inference.settings import SAMPLING_NAMES, resolve
+from stepvideo.models.config_files import dit_config
+from stepvideo.parallel.config import ParallelConfig
 from stepvideo.parallel.launch import exit_code, is_rank, rank, run_ranks
 
 NEWEST_FIRST = ("turbo", "dpo", "average", "sft.1", "t2vi_540.s6", "t2vi_192.s3", "t2i")
@@ -39,6 +41,7 @@ def generate_command(args: argparse.Namespace) -> int:
         return _plan(args, folders, memory)
     wanted = requests(args)
     if ranks.world_size > 1 and not is_rank():
+        _check_ranks(ranks, folders["model"])
         return exit_code(run_ranks(["-m", "stepvideo.cli", *sys.argv[1:]], ranks.world_size, quiet=True))
     names = ", ".join(f"{k} {v}" for k, v in lineage.items())
     if rank() == 0:
@@ -85,6 +88,15 @@ def generate_command(args: argparse.Namespace) -> int:
         again, seed = made[0].path.with_stem(f"{made[0].path.stem}-{args.seed + 1}"), args.seed + 1
         say(f"next: stepvideo generate {shlex.quote(args.prompt)} --seed {seed} --out {shlex.quote(str(again))}")
     return 0
+
+
+def _check_ranks(ranks: ParallelConfig, model: Path) -> None:
+    """Before ranks are started, so that the mistake is told once."""
+    dit = dit_config(model)
+    try:
+        ranks.check(dit.num_attention_heads, 4 * dit.inner_dim)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
 
 
 def _largest(wanted: Sequence[Request]) -> dict[str, Any]:

@@ -104,7 +104,14 @@ def _plan(pipe: StepVideoPipeline, request: Request) -> tuple[Settings, list[str
 
 
 def _made_by(pipe: StepVideoPipeline, settings: Settings, fps: float, lineage: Mapping[str, Any]) -> dict[str, Any]:
-    return {**settings.to_dict(), "fps": fps, "precision": pipe.engine.precision, "weights": pipe.digest, **lineage}
+    return {
+        **settings.to_dict(),
+        "fps": fps,
+        "precision": pipe.engine.precision,
+        "weights": pipe.digest,
+        **pipe.lossy,
+        **lineage,
+    }
 
 
 def _is_there(path: Path, made_by: Mapping[str, Any], overwrite: bool) -> bool:
@@ -114,10 +121,11 @@ def _is_there(path: Path, made_by: Mapping[str, Any], overwrite: bool) -> bool:
         found = read_made_by(path)
     except ArtifactError:
         found = {}
-    if {k: found.get(k) for k in made_by} == dict(made_by):
+    found.pop("stepvideo", None)  # the version
+    if found == dict(made_by):
         return True
     if not overwrite:
-        changed = sorted(k for k in made_by if found.get(k) != made_by[k]) if found else []
+        changed = sorted(k for k in {**made_by, **found} if found.get(k) != made_by.get(k)) if found else []
         how = f"with other settings ({', '.join(changed)})" if changed else "by something else"
         raise StepVideoError(f"{path} was made {how}; choose another --out, or --overwrite")
     return False

@@ -56,6 +56,7 @@ class StepVideoPipeline:
 
     Attributes:
         notices: what people should know of how the model was opened.
+        lossy: memory options that change a video slightly; they belong to how it was made.
         tokenizers: of the text encoders; None where these are a service.
     """
 
@@ -63,6 +64,7 @@ class StepVideoPipeline:
         self.engine, self.digest, self.ranks = engine, digest, ranks
         self.notices: list[str] = []
         self.tokenizers: Tokenizers | None = None
+        self.lossy: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
@@ -111,6 +113,7 @@ class StepVideoPipeline:
             engine, sampled_digest(folder / part for role, folder in local.items() for part in PARTS[role]), ranks
         )
         pipe.notices = [notice] if notice else []
+        pipe.lossy = memory.lossy
         pipe.tokenizers = load_tokenizers(local["text"]) if "text" in local else None
         return pipe
 

@@ -11,6 +11,7 @@ import pytest
 from stepvideo.data.video_io import read_image, read_metadata, read_video, video_fps
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.generate import generate
+from stepvideo.inference.memory.config import MemoryConfig
 from stepvideo.inference.outputs import read_made_by
 from stepvideo.inference.pipeline import StepVideoPipeline
 from stepvideo.inference.requests import Request, from_file
@@ -188,3 +189,16 @@ def test_a_full_disk_leaves_nothing(pipe, tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="No space left on device"):
         generate(pipe, [Request(PROMPT, tmp_path / "a.mp4")], say=quiet)
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_options_that_change_a_video_are_told_in_its_metadata(pipe, tiny_models, tmp_path):
+    tiles = MemoryConfig(vae_tile=16, vae_overlap=0)
+    tiled = StepVideoPipeline.from_pretrained(tiny_models, device="cpu", memory=tiles)
+    request = Request(PROMPT, tmp_path / "a.mp4")
+    generate(pipe, [request], say=quiet)
+    with pytest.raises(StepVideoError, match=r"made with other settings \(vae_overlap, vae_tile\)"):
+        generate(tiled, [request], say=quiet)
+    generate(tiled, [request], say=quiet, overwrite=True)
+    assert read_made_by(tmp_path / "a.mp4")["vae_tile"] == 16
+    with pytest.raises(StepVideoError, match=r"made with other settings \(vae_overlap, vae_tile\)"):
+        generate(pipe, [request], say=quiet)

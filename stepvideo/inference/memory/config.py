@@ -49,9 +49,15 @@ class MemoryConfig:
             )
 
     @property
+    def lossy(self) -> dict[str, str | int]:
+        """The options that change the result beyond the order of additions."""
+        quantized: dict[str, str | int] = {"quantization": self.quantization} if self.quantization != "none" else {}
+        return quantized | ({"vae_tile": self.vae_tile, "vae_overlap": self.vae_overlap} if self.vae_tile else {})
+
+    @property
     def exact(self) -> bool:
         """Whether the result is that of the defaults, up to the order of additions."""
-        return self.quantization == "none" and not self.vae_tile
+        return not self.lossy
 
     def describe(self) -> str:
         """What differs from the defaults, for tables."""

@@ -110,8 +110,8 @@ def listing(folder: Path, stem: str, pickled: str = "") -> dict[str, Entry]:
 def _sharded(folder: Path, index: Path) -> dict[str, Entry]:
     content = storage.read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise ArtifactError(f"{index} has no weight_map from tensors to files; copy it again")
+    if not isinstance(weight_map, dict) or not all(v == Path(str(v)).name for v in weight_map.values()):
+        raise ArtifactError(f"{index} has no weight_map from tensors to files beside it; copy it again")
     names = sorted(set(weight_map.values()))
     _check_count(index, names)
     found: dict[str, Entry] = {}
@@ -148,7 +148,7 @@ def wrong_total(index: Path, found: Mapping[str, Entry]) -> str:
     """What is wrong with the index's `total_size`, if anything: not worth refusing weights that fit otherwise."""
     said = (storage.read_json(index).get("metadata") or {}).get("total_size")
     size = sum(e.nbytes for e in found.values())
-    return "" if said in (None, size) else f"{index} says total_size {said:,}, its tensors have {size:,} bytes"
+    return "" if said in (None, size) else f"{index} says total_size {said}, its tensors have {size} bytes"
 
 
 @dataclass

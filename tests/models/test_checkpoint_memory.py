@@ -81,7 +81,7 @@ def test_writing_takes_no_second_copy(written):
     ids=["host", "host in fp32", "away"],
 )
 def test_reading_takes_the_target_and_less_than_a_shard(written, device, dtype, target):
-    """"away": each tensor goes to another device as soon as it is read; here to one that keeps nothing."""
+    """ "away": each tensor goes to another device as soon as it is read; here to one that keeps nothing."""
     root, total, _ = written
     growth = run(READ, root, device=device, dtype=dtype)
     assert growth <= 1.2 * SHARD + target * total

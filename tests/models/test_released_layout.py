@@ -230,9 +230,10 @@ def test_shard_counts_must_agree(shards, tmp_path):
 
 def test_shards_without_their_index_and_broken_indexes(shards, tmp_path):
     index = shards / f"{STEM}.safetensors.index.json"
-    index.write_text("[]")
-    with pytest.raises(ArtifactError, match="index.json has no weight_map"):
-        checkpoints.load_dit(tmp_path)
+    for text in ("[]", "{}", '{"weight_map": {"proj_out.bias": "../../elsewhere.safetensors"}}'):
+        index.write_text(text)
+        with pytest.raises(ArtifactError, match="index.json has no weight_map from tensors to files beside it"):
+            checkpoints.load_dit(tmp_path)
     index.unlink()
     with pytest.raises(ArtifactError, match=r"index.json is missing beside \d+ shards"):
         checkpoints.load_dit(tmp_path)

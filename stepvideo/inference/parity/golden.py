@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from stepvideo import storage
 from stepvideo.errors import ArtifactError, StepVideoError
-from stepvideo.models.weights import assign, read_tensors
+from stepvideo.models.tensor_files import read
+from stepvideo.models.weights import fill, listing
 
 V = TypeVar("V")
 M = TypeVar("M", bound=nn.Module)
@@ -87,16 +88,13 @@ class Case:
         Raises:
             ArtifactError: names the file, and up to three tensors that are missing, unexpected or of another shape.
         """
-        tensors, origin = read_tensors(self.folder, f"{self.name}.weights")
-        wanted = model.state_dict()
-        own = {_checkpoint_name(name): name for name in wanted}
-        names = {name: own.get(_checkpoint_name(name), name) for name in tensors}
-        weights = {names[name]: _float32(tensor) for name, tensor in tensors.items()}
-        origin = {names[name]: path for name, path in origin.items()}
+        held = listing(self.folder, f"{self.name}.weights")
+        own = {_checkpoint_name(name): name for name in model.state_dict()}
+        found = {own.get(_checkpoint_name(name), name): entry for name, entry in held.items()}
         try:
-            assign(model, weights, origin, self.folder / f"{self.name}.weights.safetensors")
+            fill(model, found, self.folder / f"{self.name}.weights.safetensors", dtype=torch.float32)
         except ArtifactError as e:
-            raise ArtifactError(str(e).replace("its config.json", f"{self.name}.json")) from e
+            raise ArtifactError(str(e).replace("its config", f"{self.name}.json")) from e
         return model.eval().requires_grad_(False).to(self.dtype)
 
     def sibling(self, name: str) -> Case:
@@ -111,7 +109,7 @@ def read_case(path: Path) -> Case:
         ArtifactError: a file is missing, damaged, or does not hold the tensors that the json lists.
     """
     raw = storage.read_json(path)
-    tensors, _ = read_tensors(path.parent, f"{path.stem}.io")
+    tensors = dict(read(listing(path.parent, f"{path.stem}.io")))
     io = path.with_suffix(".io.safetensors")
     inputs = {name[3:]: _float32(t) for name, t in tensors.items() if name.startswith("in.")}
     outputs = {name[4:]: t for name, t in tensors.items() if name.startswith("out.")}

@@ -35,8 +35,10 @@ from stepvideo.models.video_vae import VideoVAE
 HERE = Path(__file__).parent
 MARGIN = 0.03
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-HALVED = dict(enc_ch=16, dec_ch=64, num_groups=16)  # the released widths, halved
-MICRO = dict(enc_ch=8, enc_ch_mult=[1, 2, 4, 6], dec_ch=8, dec_ch_mult=[1, 2, 4, 6], num_res_blocks=1, num_groups=1)
+HALVED: dict[str, Any] = dict(enc_ch=16, dec_ch=64, num_groups=16)  # the released widths, halved
+MICRO: dict[str, Any] = dict(
+    enc_ch=8, enc_ch_mult=[1, 2, 4, 6], dec_ch=8, dec_ch_mult=[1, 2, 4, 6], num_res_blocks=1, num_groups=1
+)
 
 Call = Callable[[], Tensor]
 Build = Callable[[torch.dtype], tuple[Call, Call]]

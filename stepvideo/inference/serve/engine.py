@@ -15,7 +15,7 @@ from stepvideo.models.config import saved
 OnStep = Callable[[int, int], None]
 
 EXAMPLES = (
-    "一名宇航员在月球上发现一块石碑，上面印有“stepfun”字样，闪闪发光",
+    "雨后的老街，一位老人撑着油纸伞慢慢走过石板路",
     "清晨的江面上，一叶小舟穿过薄雾，镜头缓缓拉远",
     "A red fox runs through fresh snow at dawn, the camera follows it from the side",
     "Ink drops unfold in clear water, close-up, slow motion",

@@ -167,6 +167,15 @@ def test_cards_by_size_and_name(text, size):
     assert gigabytes(text) == size
 
 
+def test_what_cannot_be_predicted_is_told_beside_the_rest(model, capsys):
+    shutil.rmtree(model / "vae")
+    code, out = run(inspecting, capsys, str(model), "--gpu", "24")
+    assert code == 1 and "complete; usable for" in out
+    assert "generate on 24 GB cannot be predicted" in out and "no VAE of 4 latent channels" in out
+    code, out = run(inspecting, capsys, str(model), "--gpu", "24", "--job", "finetune")
+    assert code == 0 and "finetune fits 24 GB" in out and "MiB predicted" in out
+
+
 def test_a_card_nobody_knows():
     with pytest.raises(StepVideoError, match="--gpu 'warp9'"):
         gigabytes("warp9")

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def call(args: argparse.Namespace) -> int:
-    """Prints the result; 0: whole, and the job fits every card; 1: damaged, parts that do not match, or no fit.
+    """Prints the result; 0: whole, and the job fits every card; 1: damaged, parts that do not match, or no fit shown.
 
     Raises:
         ArtifactError: there is nothing of a model in the folder.

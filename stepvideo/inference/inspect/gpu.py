@@ -33,9 +33,9 @@ class Verdict:
 
     job: str
     gpu: float  # GB
-    fits: bool
+    fits: bool | None  # None: cannot be told
     needs: int  # bytes: the options chosen, or the least that there is
-    how: str
+    how: str  # or why it cannot be told
     assumed: list[str] = field(default_factory=list)
 
 
@@ -56,10 +56,15 @@ def gigabytes(text: str) -> float:
 def judge(root: Path, job: str, gpu: float) -> Verdict:
     """Predict for the transformer in `root`, at its default size; parts that the folder lacks are taken as released.
 
-    Raises:
-        ArtifactError: the folder has no transformer.
-        StepVideoError: the VAE cannot code the default length.
+    Where the folder has no transformer, or no part to predict from, the verdict says so.
     """
+    try:
+        return _judge(root, job, gpu)
+    except StepVideoError as e:
+        return Verdict(job, gpu, None, 0, str(e))
+
+
+def _judge(root: Path, job: str, gpu: float) -> Verdict:
     dit = dit_config(root)
     if job == "finetune":
         needs = dit_parameters(dit).total * sum(FINETUNE.values())
@@ -75,7 +80,7 @@ def judge(root: Path, job: str, gpu: float) -> Verdict:
     llm = _or_released(lambda: step_llm_config(root), has_text, StepLLMConfig(), "Step-LLM", assumed)
     clip = _or_released(lambda: clip_text_config(root), has_text, CLIPTextConfig(), "CLIP", assumed)
     if vae.z_channels != dit.in_channels:
-        raise ArtifactError(f"{root} has no VAE of {dit.in_channels} latent channels; generation cannot be predicted")
+        raise ArtifactError(f"{root} has no VAE of {dit.in_channels} latent channels")
     sampling = default_sampling(root)
     result = plan(Networks(dit, vae, llm, clip), Job(sampling), (gpu,))
     chosen = result["chosen"][f"{gpu:g}"]

@@ -48,7 +48,13 @@ def _files(part: Part) -> str:
     return f"{part.files} file{'s' * (part.files != 1)}, {size}"
 
 
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+
+
 def _verdict(v: Verdict) -> str:
+    if v.fits is None:
+        return f"{v.job} on {v.gpu:g} GB cannot be predicted: {v.how}"
     fits = "fits" if v.fits else "does not fit"
     given = f" (taken: {', '.join(v.assumed)})" if v.assumed else ""
-    return f"{v.job} {fits} {v.gpu:g} GB: {v.needs / GIB:.1f} GiB predicted; {v.how}{given}"
+    return f"{v.job} {fits} {v.gpu:g} GB: {_gib(v.needs)} predicted; {v.how}{given}"

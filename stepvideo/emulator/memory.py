@@ -100,6 +100,8 @@ def decoding(nets: Networks, job: Job, tile: int = 0) -> Activations:
     chunk = min(frames, cfg.latent_len or frames)
     pixels = job.batch * cfg.in_channels * job.sampling.height * job.sampling.width
     pixels *= 1 + (chunk - 1) * cfg.temporal_factor
+    if frames > chunk:
+        m.add(2 * pixels * job.e, "chunk before")
     if tile:
         m.add(pixels * 4, "blended tiles")
         h, w = min(h, tile // cfg.spatial_factor), min(w, tile // cfg.spatial_factor)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stepvideo.emulator.tracker import LiveBytes
-from stepvideo.inference.memory.offload import LayerOffload, _inside, offload_layers
+from stepvideo.inference.memory.offload import LayerOffload, inside, offload_layers
 from stepvideo.inference.memory.quantize import quantizer
 from stepvideo.models.config import DiTConfig, StepLLMConfig
 from stepvideo.models.dit import DiT
@@ -93,6 +93,6 @@ def test_quantized_blocks_are_offloaded_too(kind):
     quantizer(kind)(dit.transformer_blocks)
     expected = copy.deepcopy(dit)(*inputs)
     weight = dit.transformer_blocks[0].attn1.wqkv.weight
-    assert torch.equal(_inside(weight, torch.clone).dequantize(), weight.dequantize())  # as pinning does it
+    assert torch.equal(inside(weight, torch.clone).dequantize(), weight.dequantize())  # as pinning does it
     offload_layers(dit, dit.transformer_blocks, "cpu", 1)
     assert torch.equal(dit(*inputs), expected)

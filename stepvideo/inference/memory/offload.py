@@ -79,7 +79,7 @@ class LayerOffload:
             return
         with self._side or nullcontext():
             for module, name, host in self._slots[i]:
-                copied = _inside(host, lambda t: t.to(self.device, non_blocking=True, copy=True))
+                copied = inside(host, lambda t: t.to(self.device, non_blocking=True, copy=True))
                 module._parameters[name] = nn.Parameter(copied, requires_grad=False)
             self.resident[i] = self._side.record_event() if self._side is not None else None
         self.copies += 1
@@ -101,13 +101,13 @@ def _slots(layer: nn.Module, pin: Callable[[Tensor], Tensor] | None) -> list[Slo
         for name, p in module._parameters.items():
             if p is not None:
                 host = p.detach().to("cpu")
-                kept = nn.Parameter(host if pin is None else _inside(host, pin), requires_grad=False)
+                kept = nn.Parameter(host if pin is None else inside(host, pin), requires_grad=False)
                 module._parameters[name] = kept
                 slots.append((module, name, kept))
     return slots
 
 
-def _inside(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+def inside(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """`change` applied to a tensor, or to the plain tensors inside a quantized or a divided one."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return change(tensor)
@@ -122,9 +122,9 @@ def offload_layers(
 ) -> LayerOffload:
     """`LayerOffload` of `layers`, and everything else of `model` on the device."""
     offload = LayerOffload(layers, device, prefetch)
-    inside = {id(module) for layer in layers for module in layer.modules()}
+    moved = {id(module) for layer in layers for module in layer.modules()}
     for module in model.modules():
-        if id(module) not in inside:
+        if id(module) not in moved:
             for name, p in module._parameters.items():
                 if p is not None:
                     module._parameters[name] = nn.Parameter(p.detach().to(device), requires_grad=False)

@@ -26,16 +26,17 @@ PROMPTS = 2  # encoded together: the prompt and the negative one
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a generation: bytes of the weights that are on the device and of the worst moment of the forward."""
+    """One part of a generation, in bytes."""
 
     name: str
-    weights: int
-    activations: int
-    where: str
+    weights: int  # on the device, of the network that computes
+    beside: int  # of the others
+    activations: int  # at the worst moment of the forward
+    where: str  # that moment
 
     @property
     def total(self) -> int:
-        return self.weights + self.activations
+        return self.weights + self.beside + self.activations
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,23 @@ def predict(nets: Networks, job: Job, options: MemoryConfig | None = None) -> Pl
     dit, vae, text = (weights(nets, job, options) for weights in (_dit, _vae, _text))
     # Freed encoders encode all texts first; the other networks are read afterwards.
     beside_text = 0 if options.text == "free" else dit.resting + vae.resting
-    phases = []
-    if nets.step_llm is not None and options.text != "process":
-        need = memory.text_encoding(nets, job, PROMPTS)
-        phases.append(Phase(PHASES[0], text.active + beside_text, need.size, need.where))
-    if nets.dit.use_additional_conditions:
-        need = memory.image_encoding(nets, job)
-        phases.append(Phase(PHASES[1], vae.active + dit.resting + text.resting, need.size, need.where))
-    need = memory.denoising(nets, job, options.cfg_batched, options.quantization)
-    phases.append(Phase(PHASES[2], dit.active + vae.resting + text.resting, need.size, need.where))
-    need = memory.decoding(nets, job, options.vae_tile)
-    phases.append(Phase(PHASES[3], vae.active + dit.resting + text.resting, need.size, need.where))
+    denoising = memory.denoising(nets, job, options.cfg_batched, options.quantization)
+    parts = [
+        (text.active, beside_text, memory.text_encoding(nets, job, PROMPTS)),
+        (vae.active, dit.resting + text.resting, memory.image_encoding(nets, job)),
+        (dit.active, vae.resting + text.resting, denoising),
+        (vae.active, dit.resting + text.resting, memory.decoding(nets, job, options.vae_tile)),
+    ]
+    absent = set()
+    if nets.step_llm is None or options.text == "process":
+        absent.add(PHASES[0])
+    if not nets.dit.use_additional_conditions:
+        absent.add(PHASES[1])
+    phases = [
+        Phase(name, weights, beside, need.size, need.where)
+        for name, (weights, beside, need) in zip(PHASES, parts)
+        if name not in absent
+    ]
     return Plan(options, tuple(phases), dit.host + vae.host + text.host, _seconds(nets, job, options))
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from stepvideo import __version__
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
 from stepvideo.inference.embed import command as embed
+from stepvideo.inference.export import command as export
+from stepvideo.inference.inspect import command as inspecting
 from stepvideo.inference.parity import command as parity
 from stepvideo.inference.serve import command as serving
 
@@ -101,12 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(sub)
     _add_store(sub)
 
-    sub = command("serve", _serve, serving.HELP)
-    serving.add_arguments(sub)
-    _add_model(sub)
-    _add_store(sub)
+    for name, module in (("serve", serving), ("export", export)):
+        sub = command(name, partial(_with_located_model, module.call), module.HELP)
+        module.add_arguments(sub)
+        _add_model(sub)
+        _add_store(sub)
 
-    for name, module in (("embed", embed), ("parity", parity)):
+    for name, module in (("inspect", inspecting), ("embed", embed), ("parity", parity)):
         module.add_arguments(command(name, module.call, module.HELP))
     return parser
 
@@ -170,10 +174,10 @@ def _generate(args: argparse.Namespace) -> int:
     return generate_command(args)
 
 
-def _serve(args: argparse.Namespace) -> int:
+def _with_located_model(call: Callable[..., int], args: argparse.Namespace) -> int:
     from flows.generate import locate
 
-    return serving.call(args, locate)
+    return call(args, locate)
 
 
 if __name__ == "__main__":

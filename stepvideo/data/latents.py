@@ -30,7 +30,8 @@ from stepvideo.data.config import LatentsConfig
 from stepvideo.data.draw import rng
 from stepvideo.data.frames import resize, to_tensor, windows
 from stepvideo.diffusion.latent_stats import LatentStats
-from stepvideo.diffusion.pipeline import read_text_encoders, supports_bf16
+from stepvideo.diffusion.pipeline import supports_bf16
+from stepvideo.models.text_encoders import load_text_encoders
 from stepvideo.errors import Preempted, StepVideoError
 from stepvideo.models.checkpoints import load_vae
 from stepvideo.models.video_vae import VideoVAE
@@ -159,7 +160,7 @@ class _Captions:
 @torch.no_grad()
 def _encode_text(ctx: StageContext, captions: _Captions, device: torch.device) -> None:
     cfg: LatentsConfig = ctx.config
-    encoders = read_text_encoders(ctx.inputs["text"], device)
+    encoders = load_text_encoders(ctx.inputs["text"], device)
     texts = list(captions.texts)
     llm, clip, counts = [], [], []
     for start in range(0, len(texts), cfg.text_batch_size):

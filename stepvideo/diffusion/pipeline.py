@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stepvideo import storage
 from stepvideo.diffusion.component import Component
 from stepvideo.diffusion.conditions import Conditions, FirstFrame, TextFeatures, encode_texts, of_streams
 from stepvideo.diffusion.guidance import VelocityFn, evaluations, sample
@@ -32,9 +31,6 @@ from stepvideo.models.config import DiTConfig, VAEConfig
 from stepvideo.models.dit import DiT
 from stepvideo.models.text_encoders import TextEncoders, load_text_encoders
 from stepvideo.models.video_vae import DiagonalGaussian, VideoVAE
-
-LENGTHS_FILE = "text_lengths.json"
-RELEASED_LENGTHS = {"llm_length": 320, "clip_length": 77}
 
 
 @dataclass
@@ -294,15 +290,7 @@ def vae_component(root: Path, device: torch.device, dtype: torch.dtype | None) -
 def text_component(root: Path, device: torch.device) -> Component[list[int], TextEncoders]:
     """The text encoders in `root`, in their saved dtypes."""
     widths = [checkpoints.step_llm_config(root).hidden_size, checkpoints.clip_text_config(root).hidden_size]
-    return Component(widths, partial(read_text_encoders, root), device, origin=root)
-
-
-def read_text_encoders(root: Path, device: torch.device) -> TextEncoders:
-    """The encoders in `root`, at the token counts that the DiT was trained with (the released ones if none are
-    said)."""
-    path = Path(root) / LENGTHS_FILE
-    lengths = RELEASED_LENGTHS | (storage.read_json(path) if path.exists() else {})
-    return load_text_encoders(root, device, lengths["llm_length"], lengths["clip_length"])
+    return Component(widths, partial(load_text_encoders, root), device, origin=root)
 
 
 def best_device(wanted: str) -> torch.device:

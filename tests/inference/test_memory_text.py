@@ -11,16 +11,16 @@ import time
 import pytest
 import torch
 
-from stepvideo.diffusion.pipeline import read_text_encoders
 from stepvideo.errors import StepVideoError
 from stepvideo.inference.memory.text import TextProcess, read_text_by_layer
+from stepvideo.models.text_encoders import load_text_encoders
 
 PROMPTS = ["一个红色的大圆向右移动", ""]
 
 
 @pytest.fixture(scope="module")
 def features(tiny_models):
-    return read_text_encoders(tiny_models, torch.device("cpu")).encode(PROMPTS)
+    return load_text_encoders(tiny_models, torch.device("cpu")).encode(PROMPTS)
 
 
 @pytest.fixture(scope="module")

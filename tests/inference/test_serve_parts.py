@@ -25,7 +25,7 @@ import torch
 import uvicorn
 from PIL import Image
 
-from stepvideo.diffusion.pipeline import Pipeline, read_text_encoders
+from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.errors import StepVideoError
 from stepvideo.inference.pipeline import StepVideoPipeline
@@ -42,6 +42,7 @@ from stepvideo.inference.serve.videos import Videos
 from stepvideo.inference.serve.worker import Worker
 from stepvideo.models import checkpoints
 from stepvideo.models.dit import DiT
+from stepvideo.models.text_encoders import load_text_encoders
 
 TOKEN = "a-token-of-some-length"
 PROMPTS = ["一个红色的大圆向右移动", "two small cyan squares moving left"]
@@ -79,7 +80,7 @@ def home(tiny_models) -> Pipeline:
 
 
 def test_text_features_are_those_of_the_encoders(parts, tiny_models):
-    ours = read_text_encoders(tiny_models, torch.device("cpu")).encode(PROMPTS)
+    ours = load_text_encoders(tiny_models, torch.device("cpu")).encode(PROMPTS)
     theirs = RemoteTextEncoders(parts, TOKEN).encode(PROMPTS)
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():

@@ -248,7 +248,15 @@ def test_nothing_is_read_before_it_is_needed(tiny_models):
     assert pipe.engine.dit._held is None and pipe.engine.text._held is not None
 
 
-ANY_TEXT = ["", " \n", "红色的circle向右移动🙂", "a red circle " * 800, "红" * 10_000, "\x00\u202e\ud800 end", "ﷺ e\u0301"]
+ANY_TEXT = [
+    "",
+    " \n",
+    "红色的circle向右移动🙂",
+    "a red circle " * 800,
+    "红" * 10_000,
+    "\x00\u202e\ud800 end",
+    "ﷺ e\u0301",
+]
 
 
 @pytest.mark.parametrize("text", ANY_TEXT, ids=range(len(ANY_TEXT)))

@@ -40,13 +40,14 @@ def call(args: argparse.Namespace) -> int:
         if not (args.text / part).is_dir():
             raise StepVideoError(f"{args.text} holds no {part}/; give --text DIR, a folder with {' and '.join(PARTS)}")
     from stepvideo.diffusion.conditions import TextFeatures, encode_texts
-    from stepvideo.diffusion.pipeline import best_device, read_text_encoders
+    from stepvideo.diffusion.pipeline import best_device
     from stepvideo.inference.embed.files import save_embeddings
     from stepvideo.inference.memory.text import read_text_by_layer
+    from stepvideo.models.text_encoders import load_text_encoders
     from stepvideo.storage import sampled_digest
 
     device = best_device(args.device)
-    encoders = read_text_by_layer(args.text, device) if args.offload else read_text_encoders(args.text, device)
+    encoders = read_text_by_layer(args.text, device) if args.offload else load_text_encoders(args.text, device)
     features = TextFeatures(texts, encode_texts(encoders, texts))
     digest = sampled_digest(args.text / part for part in PARTS)
     save_embeddings(args.out, features, digest, {"text": args.text.resolve().name})

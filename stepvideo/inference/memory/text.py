@@ -21,17 +21,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from stepvideo.diffusion.pipeline import read_text_encoders
 from stepvideo.errors import StepVideoError
 from stepvideo.inference.memory.offload import offload_layers
-from stepvideo.models.text_encoders import TextEncoders
+from stepvideo.models.text_encoders import TextEncoders, load_text_encoders
 
 ASK, READY, TENSORS, ERROR = b"a", b"r", b"t", b"e"
 
 
 def read_text_by_layer(root: Path, device: torch.device | str, prefetch: int = 1) -> TextEncoders:
     """The encoders in `root`, the Step-LLM's layers in host memory until they compute on `device`."""
-    encoders = read_text_encoders(root, torch.device("cpu"))
+    encoders = load_text_encoders(root, torch.device("cpu"))
     encoders.clip_text.to(device)
     offload_layers(encoders.step_llm, list(encoders.step_llm.transformer.layers), device, prefetch)
     return encoders
@@ -62,7 +61,7 @@ class TextProcess:
         self.device = torch.device(device)
         return self
 
-    def encode(self, prompts: Sequence[str], allow_unk: bool = False) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[str], allow_unk: bool | None = None) -> dict[str, Tensor]:
         """See `TextEncoders.encode`.
 
         Raises:
@@ -129,7 +128,7 @@ def _serve(root: str, device: str) -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between the answers
     try:
-        encoders: Any = read_text_encoders(Path(root), torch.device(device))
+        encoders: Any = load_text_encoders(Path(root), torch.device(device))
         _send(answers, READY, b"")
     except Exception as e:
         _send(answers, ERROR, _reason(e))

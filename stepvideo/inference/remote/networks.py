@@ -50,7 +50,7 @@ class RemoteTextEncoders(_Remote):
         """Of the features: Step-LLM, CLIP."""
         return self._part("text")["widths"]
 
-    def encode(self, prompts: Sequence[str], allow_unk: bool = False) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[str], allow_unk: bool | None = None) -> dict[str, Tensor]:
         """See `TextEncoders.encode`. Raises StepVideoError with the server's reason."""
         body = json.dumps({"prompts": list(prompts), "allow_unk": allow_unk}).encode()
         return self._call("/v1/text-encode", body, "application/json", *TEXT_NAMES)

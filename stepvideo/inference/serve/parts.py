@@ -35,7 +35,7 @@ class TextPart:
         return {"widths": list(self.component.cfg), "device": str(self.component.device)}
 
     @torch.inference_mode()
-    def encode(self, prompts: Sequence[str], allow_unk: bool) -> dict[str, Tensor]:
+    def encode(self, prompts: Sequence[str], allow_unk: bool | None) -> dict[str, Tensor]:
         with self.component.use() as text:
             return text.encode(prompts, allow_unk)
 

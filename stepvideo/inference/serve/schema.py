@@ -66,7 +66,7 @@ class VideoRequest(Body):
 
 class TextRequest(Body):
     prompts: list[str] = Field(min_length=1)
-    allow_unk: bool = False
+    allow_unk: bool | None = None  # the vocabulary's own policy
 
     def check(self, limits: Limits) -> None:
         if len(self.prompts) > limits.max_prompts:

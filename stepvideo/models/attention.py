@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# With gradients and up to this many logits, two plain products beat the fused kernel on a CPU (7 times in bf16, whose
-# backward is slow there).
+# With gradients or grouped queries, and up to this many logits, two plain products beat the fused kernel on a CPU (7 times
+# in bf16, whose backward is slow there).
 PLAIN_LOGITS = 2**22
 
 
@@ -30,9 +30,9 @@ def attention(q_bhqd: Tensor, k_bgkd: Tensor, v_bgkd: Tensor, bias: Tensor | Non
 
 
 def use_plain(q: Tensor, k: Tensor) -> bool:
-    """Whether `attention` takes matrix products: in training on a CPU, while the logits are few."""
+    """Whether `attention` takes matrix products: on a CPU, while the logits are few, where the fused kernel is slow."""
     few = q.shape[:3].numel() * k.shape[2] <= PLAIN_LOGITS
-    return few and q.device.type == "cpu" and torch.is_grad_enabled()
+    return few and q.device.type == "cpu" and (torch.is_grad_enabled() or k.shape[1] != q.shape[1])
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

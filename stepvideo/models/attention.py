@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# With gradients or grouped queries, and up to this many logits, two plain products beat the fused kernel on a CPU (7 times
-# in bf16, whose backward is slow there).
+# With gradients or grouped queries, and up to this many logits, two plain products beat the fused kernel on a CPU: 7
+# times in bf16, whose backward is slow there.
 PLAIN_LOGITS = 2**22
 
 

@@ -229,16 +229,15 @@ def _slurm() -> Check:
 def _browser() -> Check:
     found = next((path for b in BROWSERS if (path := shutil.which(b))), None)
     if found:
-        return Check("browser", "ok", f"{found} (used by the tests of the HTML report)")
-    return Check(
-        "browser", "untested", "no Chromium: tests that open the HTML report are skipped", "scripts/apt.sh as root"
-    )
+        return Check("browser", "ok", f"{found} (used by the tests of the HTML report and the page)")
+    return Check("browser", "untested", "no Chromium: tests that open a page are skipped", "scripts/apt.sh as root")
 
 
 def _untested(gpus: list[str], root: Path) -> list[Check]:
     """Paths of the project that this machine cannot run, so nothing here vouches for them."""
     reasons = {
         "training on CUDA, nccl, bf16 on GPUs": "" if gpus else "no GPU",
+        "generation on CUDA: offload streams, int8 and fp8 kernels, nccl": "" if gpus else "no GPU",
         "several GPUs": "fewer than two" if len(gpus) == 1 else "",
         "profile=small": "sized for a GPU" if not gpus and (root / "conf" / "profile" / "small.yaml").exists() else "",
         "jobs through a real Slurm": "" if shutil.which("sbatch") else "no sbatch; see cluster=submitit-local",

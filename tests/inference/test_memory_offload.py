@@ -96,3 +96,46 @@ def test_quantized_blocks_are_offloaded_too(kind):
     assert torch.equal(inside(weight, torch.clone).dequantize(), weight.dequantize())  # as pinning does it
     offload_layers(dit, dit.transformer_blocks, "cpu", 1)
     assert torch.equal(dit(*inputs), expected)
+
+
+class Recorder:
+    """A stream that writes down what it is asked for."""
+
+    def __init__(self, name, log):
+        self.name, self.log, self.events = name, log, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def record_event(self):
+        self.events += 1
+        self.log.append(f"copy {self.events}")
+        return self.events
+
+    def wait_event(self, event):
+        self.log.append(f"{self.name} waits for copy {event}")
+
+
+@torch.no_grad()
+def test_copies_wait_for_what_has_computed_and_layers_for_their_copy(monkeypatch):
+    """The order on a CUDA device, where copies run beside the computation: its streams are imitated here."""
+    log: list[str] = []
+    layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+    offload = LayerOffload(layers, "cpu", prefetch=1)
+    compute = Recorder("compute", log)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda _device: compute)
+    offload._side = Recorder("side", log)  # type: ignore[assignment]
+    for i, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *_, i=i: log.append(f"layer {i}"))
+        layer(torch.zeros(1, 4))
+    assert log == [
+        *("side waits for compute", "copy 1", "copy 2", "compute waits for copy 1", "layer 0"),
+        *("side waits for compute", "copy 3", "compute waits for copy 2", "layer 1"),
+        *("side waits for compute", "copy 4", "compute waits for copy 3", "layer 2"),
+    ]

@@ -204,7 +204,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name begins so")
     parser.add_argument("--repeats", type=int, default=0, help="pairs for each case (default: by its size)")
     args = parser.parse_args()
-    rows = []
+    where, rows = machine(), []
     for case in (c for c in cases() if c.name.startswith(args.only)):
         exact = case.build(torch.float32)[1]()
         for dtype in DTYPES:
@@ -217,7 +217,7 @@ def main() -> int:
                     f"error {row['error']:.1e} / {row['plain_error']:.1e}"
                 )
     if args.json:
-        print(json.dumps({**machine(), "rows": rows}, indent=1))
+        print(json.dumps({**where, "rows": rows}, indent=1))
     found = [fault for row in rows for fault in faults(row)]
     for fault in found:
         print(fault, file=sys.stderr)

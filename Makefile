@@ -71,6 +71,11 @@ soak: setup ## The long tests: kill loops, statistics; the log goes to benchmark
 	{ echo "# $$(date -u +%FT%TZ) commit $$(git rev-parse --short HEAD), $$(nproc) cores"; \
 	  $(BIN)/python -m pytest -v -m soak --timeout 7200 $(ARGS); } 2>&1 | sed -u "s#$(CURDIR)#.#g" | tee $$log
 
+.PHONY: bench
+bench: setup ## The benchmarks: ratios measured in one run, on a quiet machine; fails when a bar is missed
+	@$(BIN)/python benchmarks/model_speed.py --check
+	@$(BIN)/python benchmarks/generation_memory.py --check
+
 .PHONY: check
 check: setup ## Formatting, lint, types, layers and the rules of the house
 	@PRE_COMMIT_HOME=.venv/.pre-commit $(BIN)/pre-commit run --all-files --hook-stage manual

@@ -71,12 +71,8 @@ def resolve(defaults: Sampling, vae: VAEConfig, unit: int, **wanted: Any) -> tup
 
 
 def _floor_frames(vae: VAEConfig, frames: int) -> int:
-    """The longest video of at most so many frames that the VAE codes in whole chunks."""
+    """The longest video of at most so many frames that comes back whole from the VAE: whole chunks, or, without
+    chunks, one frame and whole latents after it."""
     if vae.frame_len:
         return max(frames // vae.frame_len * vae.frame_len, 1)
-    while True:  # no chunks: almost every length is possible
-        try:
-            vae.num_latents(frames)
-            return frames
-        except ValueError:
-            frames -= 1
+    return (frames - 1) // vae.temporal_factor * vae.temporal_factor + 1

@@ -96,7 +96,6 @@ class VAETrainConfig(StageConfig):
     gan_from: int = 0  # step at which it sets in
     unfreeze_mid: int = 0  # stage 2: step at which the mid blocks join the dual paths
     unfreeze_backbone: int = 0  # … and the backbone
-    channels_last: bool = True
     precision: str = "bf16-mixed"
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, ema=0.99))
 

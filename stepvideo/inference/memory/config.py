@@ -64,6 +64,7 @@ class MemoryConfig:
         parts = [
             f"text {self.text}" if self.text != "resident" else "",
             f"offload {self.offload}" if self.offload != "none" else "",
+            f"{self.prefetch} ahead" if self.offload == "layer" and self.prefetch != 1 else "",
             self.quantization if self.quantization != "none" else "",
             "" if self.cfg_batched else "guidance in turn",
             f"VAE tiles of {self.vae_tile}" if self.vae_tile else "",

@@ -11,7 +11,10 @@ from torch import Tensor
 
 def generator(seed: int, index: int) -> torch.Generator:
     """An independent stream on the CPU for every (seed, index); both may be negative."""
-    state = np.random.SeedSequence([seed % 2**64, index % 2**64]).generate_state(1, np.uint64)[0]
+    words = [seed % 2**64, index % 2**64]
+    if words[0] >= 2**32:  # is read as two words; the mark tells (2³², 0) from (0, 1)
+        words.append(1)
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 

@@ -294,8 +294,19 @@ def text_component(root: Path, device: torch.device) -> Component[list[int], Tex
 
 
 def best_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else torch.device(wanted)
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        StepVideoError: no device of that name, or not in this machine.
+    """
+    count = torch.cuda.device_count()
+    try:
+        device = torch.device(("cuda" if count else "cpu") if wanted == "auto" else wanted)
+    except RuntimeError:
+        raise StepVideoError(f"device={wanted!r}: choose auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise StepVideoError(f"device={wanted!r}: torch sees {count} CUDA devices here; choose another, or auto")
+    return device
 
 
 def supports_bf16(device: torch.device) -> bool:

@@ -6,8 +6,10 @@ recommendations hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from stepvideo.errors import ArtifactError, ConfigError
 from stepvideo.models.config_files import dit_config
 
 FILE = "sampling.json"
+MAX_SHIFT = 1e6  # beyond about 1e38 the schedule is not a number in fp32
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,17 @@ class Sampling:
     cfg_schedule: str = "constant"  # constant | diminishing (report Eq. 11)
 
     def __post_init__(self) -> None:
+        for name in ("frames", "height", "width", "steps", "cfg", "time_shift"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise ConfigError(f"{name}={value!r}: give a finite number")
         for name in ("frames", "height", "width", "steps"):
             value = getattr(self, name)
             if value != int(value) or value < 1:
                 raise ConfigError(f"{name}={value}: give a whole number of 1 or more")
             object.__setattr__(self, name, int(value))  # JSON and OmegaConf dicts of numbers hold floats
+        if not 0 < self.time_shift <= MAX_SHIFT:
+            raise ConfigError(f"time_shift={self.time_shift}: give a number above 0, {MAX_SHIFT:.0e} at most")
         if self.cfg_schedule not in GUIDANCE:
             raise ConfigError(f"cfg_schedule={self.cfg_schedule!r}: choose one of {', '.join(GUIDANCE)}")
         try:
@@ -77,7 +86,7 @@ class Sampling:
         if not path.exists():
             return released or cls()
         try:
-            return cls().with_(storage.read_json(path))
+            return (released or cls()).with_(storage.read_json(path))
         except (ConfigError, AttributeError, TypeError) as e:
             raise ArtifactError(f"{path}: {e}") from e
 

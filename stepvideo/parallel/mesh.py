@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
+from stepvideo.diffusion.pipeline import best_device
 from stepvideo.errors import StepVideoError
 from stepvideo.parallel.config import ParallelConfig
 
@@ -29,7 +30,7 @@ def connect(config: ParallelConfig, device: str = "auto", timeout_s: float = TIM
         StepVideoError: another number of ranks than the degrees ask for, or more than there are devices.
     """
     _check_ranks(config)
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device).type
+    kind = best_device(device).type
     if kind == "cuda":
         local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if local >= count:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from stepvideo.diffusion.latent_stats import LatentStats
-from stepvideo.diffusion.pipeline import Pipeline
+from stepvideo.diffusion.noise import noise
+from stepvideo.diffusion.pipeline import Pipeline, best_device
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.errors import ArtifactError, ConfigError, StepVideoError
 
@@ -156,3 +157,23 @@ def test_sampling_defaults_are_the_released_ones():
     assert s.with_({"steps": 10.0, "cfg": None}).steps == 10
     with pytest.raises(ConfigError, match="time_shift"):
         s.with_({"time_shift": -1})
+
+
+def test_noise_of_large_and_negative_seeds_is_its_own():
+    pairs = [(0, 0), (0, 1), (1, 0), (2**32, 0), (2**32, 1), (2**40, 0), (-1, 0), (-1, 1), (5, -1), (2**32 - 1, 0)]
+    drawn = {tuple(noise([4], seed, [index])[0].tolist()) for seed, index in pairs}
+    assert len(drawn) == len(pairs)
+
+
+def test_devices_that_are_not_here():
+    assert best_device("cpu") == torch.device("cpu")
+    for name, message in (("foo", "choose auto, cpu, cuda"), ("cuda:99", "torch sees . CUDA devices")):
+        with pytest.raises(StepVideoError, match=message):
+            best_device(name)
+
+
+@pytest.mark.parametrize("values", [{"frames": "x"}, {"cfg": "3"}, {"steps": float("nan")}, {"time_shift": 1e39}])
+def test_impossible_defaults_name_their_file(tmp_path, values):
+    (tmp_path / "sampling.json").write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=f"sampling.json: {next(iter(values))}="):
+        Sampling.read(tmp_path)

@@ -17,7 +17,7 @@ from flows import screen
 from flows.lineage import find
 from flows.status import store_of
 from stepvideo.artifact import Artifact, Store
-from stepvideo.diffusion.sampling import default_sampling
+from stepvideo.diffusion.sampling import Sampling, default_sampling
 from stepvideo.emulator.memory import Job
 from stepvideo.errors import ArtifactError, ConfigError
 from stepvideo.inference.arguments import memory_of, parallel_of, requests
@@ -43,6 +43,7 @@ def generate_command(args: argparse.Namespace) -> int:
     if ranks.world_size > 1 and not is_rank():
         _check_ranks(ranks, folders["model"])
         return exit_code(run_ranks(["-m", "stepvideo.cli", *sys.argv[1:]], ranks.world_size, quiet=True))
+    defaults = default_sampling(folders["model"], args.preset)
     names = ", ".join(f"{k} {v}" for k, v in lineage.items())
     if rank() == 0:
         screen.console(stderr=True).print(names, highlight=False)
@@ -56,7 +57,7 @@ def generate_command(args: argparse.Namespace) -> int:
         preset=args.preset,
         memory=memory,
         parallel=ranks,
-        largest=_largest(wanted),
+        largest=_largest(wanted, defaults),
     )
     features = None
     if args.embeddings is not None:
@@ -68,7 +69,7 @@ def generate_command(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    with _progress(console, args.json or not pipe.is_main) as progress:
+    with _progress(console, args.json or not pipe.is_main or not console.is_terminal) as progress:
         task = progress.add_task("steps", total=None)
         made = generate(
             pipe,
@@ -84,9 +85,10 @@ def generate_command(args: argparse.Namespace) -> int:
     if args.json and pipe.is_main:
         rows = [{"path": str(g.path), "nfe": g.nfe, "seconds": g.seconds, "cached": g.cached} for g in made]
         print(json.dumps([row | g.settings.to_dict() for row, g in zip(rows, made)], ensure_ascii=False, indent=1))
-    elif len(made) == 1 and pipe.is_main:
-        again, seed = made[0].path.with_stem(f"{made[0].path.stem}-{args.seed + 1}"), args.seed + 1
-        say(f"next: stepvideo generate {shlex.quote(args.prompt)} --seed {seed} --out {shlex.quote(str(again))}")
+    elif args.prompt is not None and len(made) == 1 and pipe.is_main:
+        seed = args.seed + 1
+        again = made[0].path.with_stem(f"{made[0].path.stem}-s{seed}")
+        say(f"next: the same with --seed {seed} --out {shlex.quote(str(again))}")
     return 0
 
 
@@ -99,22 +101,25 @@ def _check_ranks(ranks: ParallelConfig, model: Path) -> None:
         raise ConfigError(str(e)) from e
 
 
-def _largest(wanted: Sequence[Request]) -> dict[str, Any]:
-    """Sizes of the largest video that is asked for, as far as they are said."""
+def _largest(wanted: Sequence[Request], defaults: Sampling) -> dict[str, Any]:
+    """Sizes of the largest video that is asked for; what a request does not say, the defaults do."""
     names = {"num_frames": "frames", "height": "height", "width": "width"}
-    said = {field: [r.options[name] for r in wanted if name in r.options] for name, field in names.items()}
-    return {field: max(values) for field, values in said.items() if values}
+    return {f: max(r.options.get(name, getattr(defaults, f)) for r in wanted) for name, f in names.items()}
 
 
 def _plan(args: argparse.Namespace, folders: dict[str, Any], memory: MemoryConfig | None) -> int:
     """What the command would take, before anything is loaded."""
     model = folders["model"]
-    nets = read_networks(model, folders.get("vae"), folders.get("text"), embedded=args.embeddings is not None)
+    here = {role: f if isinstance(f := folders.get(role), Path) else None for role in ("vae", "text")}
+    embedded = args.embeddings is not None or isinstance(folders.get("text"), str)  # or encoded elsewhere
+    nets = read_networks(model, **here, embedded=embedded)
     said = {SAMPLING_NAMES[k]: getattr(args, k) for k in SAMPLING_NAMES if getattr(args, k) is not None}
     unit = nets.vae.spatial_factor * nets.dit.patch_size
     sampling, notices = resolve(default_sampling(model, args.preset), nets.vae, unit, **said)
     try:
         gpus = tuple(float(g) for g in args.gpus.split(","))
+        if not all(0 < g < float("inf") for g in gpus):
+            raise ValueError
     except ValueError:
         raise ConfigError(f"--gpus {args.gpus}: give sizes in GB, such as 80,48,24") from None
     job = Job(sampling, precision=args.precision)
@@ -135,7 +140,7 @@ def locate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     model = Path(args.model) if args.model else None
     artifact = None
     if model is None or not (model / "transformer").is_dir():
-        artifact = find(store, args.model) if args.model else _best(store)
+        artifact = _find(store, args.model, "transformer") if args.model else _best(store)
         model = artifact.out
     folders: dict[str, Any] = {"model": model}
     names = {"model": _name(artifact, model)}
@@ -145,9 +150,20 @@ def locate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
             folders[role] = names[role] = given
         elif given and (Path(given) / part).is_dir():
             folders[role], names[role] = Path(given), Path(given).resolve().name
-        elif behind := find(store, given) if given else _behind(store, artifact, role, model / part):
+        elif behind := _find(store, given, part) if given else _behind(store, artifact, role, model / part):
             folders[role], names[role] = behind.out, _name(behind, behind.out)
     return folders, names
+
+
+def _find(store: Store, ref: str, part: str) -> Artifact:
+    try:
+        return find(store, ref)
+    except ArtifactError:
+        if Path(ref).is_dir():
+            raise ArtifactError(
+                f"{ref} holds no {part}/; give a folder in the released layout, or an artifact"
+            ) from None
+        raise
 
 
 def _name(artifact: Artifact | None, folder: Path) -> str:

@@ -126,7 +126,7 @@ class Store:
         if (path / "manifest.json").exists():
             return Artifact(path.absolute(), storage.read_json(path / "manifest.json"))
         stage, _, prefix = ref.partition("/")
-        found = [m.parent for m in self.root.glob(f"{stage}/{prefix}*/manifest.json")]
+        found = [m.parent for m in self.root.glob(f"{stage}/{prefix}*/manifest.json")] if stage else []
         if not found:
             raise ArtifactError(f"no artifact {ref!r} in {self.root}; `stepvideo status` lists what is there")
         if prefix and len(found) > 1:

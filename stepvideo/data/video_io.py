@@ -121,12 +121,12 @@ class VideoWriter:
 
         if pix_fmt == "yuv420p" and (height % 2 or width % 2):
             raise ValueError(f"yuv420p needs even sides, not {height}x{width}; crop, or use pix_fmt='yuv444p'")
-        if fps <= 0:
-            raise ValueError(f"fps must be positive, not {fps}")
+        if not 0 < fps < float("inf"):
+            raise ValueError(f"fps must be positive and finite, not {fps}")
         self.path = Path(path)
         self.pix_fmt = pix_fmt
         self.frames = 0
-        self._tmp = self.path.with_name(f".{self.path.name[:64]}.tmp-{uuid.uuid4().hex[:8]}")
+        self._tmp = self.path.with_name(f".{self.path.name[:32]}.tmp-{uuid.uuid4().hex[:8]}")
         self._av = av
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +233,7 @@ def write_image(path: Path, image: np.ndarray, metadata: Mapping[str, str] | Non
     write_atomic(path, _with_text(data.tobytes(), metadata or {}))
 
 
-def write_gif(path: Path, frames: Frames, fps: float) -> None:
+def write_gif(path: Path, frames: Frames, fps: float, comment: str = "") -> None:
     """Write uint8 [T, H, W, 3] RGB as an animated GIF that loops, in a palette of its own, whole or not at all."""
     import io
 
@@ -244,18 +244,23 @@ def write_gif(path: Path, frames: Frames, fps: float) -> None:
     first, *rest = (Image.fromarray(frame).quantize(method=Image.Quantize.MEDIANCUT) for frame in frames)
     out = io.BytesIO()
     # a GIF counts in hundredths of a second, and players slow down what is faster than 2 of them
-    first.save(out, "gif", save_all=True, append_images=rest, duration=max(round(100 / fps), 2) * 10, loop=0)
+    duration = max(round(100 / fps), 2) * 10
+    first.save(out, "gif", save_all=True, append_images=rest, duration=duration, loop=0, comment=comment.encode())
     write_atomic(path, out.getvalue())
 
 
 def read_image_metadata(path: Path) -> dict[str, str]:
-    """The text chunks of a PNG. Raises ArtifactError."""
+    """The text chunks of a PNG, the comment of a GIF. Raises ArtifactError, also where a file ends too early."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
-    except (OSError, UnidentifiedImageError) as e:
+            found = dict(image.info)
+            image.load()
+        if isinstance(comment := found.get("comment"), bytes):
+            found["comment"] = comment.decode("utf-8", "replace")
+        return {str(k): v for k, v in found.items() if isinstance(v, str)}
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as e:
         raise ArtifactError(f"{path} cannot be read as an image: {_reason(e)}") from e
 
 

@@ -57,13 +57,18 @@ class TextFeatures:
         Raises:
             StepVideoError: names a text that was not encoded.
         """
+        self.check(texts)
         number = {t: i for i, t in enumerate(self.texts)}
-        if missing := [t for t in texts if t not in number]:
+        pick = [number[t] for t in texts]
+        return {k: v[pick].to(device) for k, v in self.conditions.items()}
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Raises StepVideoError that names a text which was not encoded."""
+        known = set(self.texts)
+        if missing := [t for t in texts if t not in known]:
             raise StepVideoError(
                 f"there are no text features of {missing[0]!r}; encode it too (negative prompts count)"
             )
-        pick = [number[t] for t in texts]
-        return {k: v[pick].to(device) for k, v in self.conditions.items()}
 
 
 @dataclass(frozen=True)

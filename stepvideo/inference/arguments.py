@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stepvideo.errors import ConfigError, StepVideoError
+from stepvideo.errors import ArtifactError, ConfigError, StepVideoError
 from stepvideo.inference.memory.config import OFFLOAD, QUANTIZATION, TEXT, MemoryConfig
 from stepvideo.inference.requests import OPTIONS, Request, from_file
 from stepvideo.parallel.config import ParallelConfig
@@ -126,13 +126,19 @@ def requests(args: argparse.Namespace) -> list[Request]:
         raise StepVideoError(f"--videos {args.videos}: give 1 or more")
     given: dict[str, Any] = {k: getattr(args, k) for k in OPTIONS if getattr(args, k) is not None}
     common = Request(args.prompt or "", args.out, args.seed, args.image, given)
-    suffix = ".png" if given.get("num_frames") == 1 else ".mp4"
     if args.prompts is None and args.videos == 1:
+        if os.path.isdir(args.out):
+            raise StepVideoError(f"--out {args.out} is a folder; one video needs a file, such as {args.out}/a.mp4")
         return [common]
-    if args.out.suffix in (".mp4", ".png"):
+    if args.out.suffix.lower() in (".mp4", ".png") or os.path.isfile(args.out):
         raise StepVideoError(f"--out {args.out}: several videos need a folder, not a file")
-    args.out.mkdir(parents=True, exist_ok=True)
     if args.prompts is not None:
-        return from_file(args.prompts, args.out, common, args.videos, suffix)
-    seeds = range(args.seed, args.seed + args.videos)
-    return [replace(common, seed=seed, out=args.out / f"s{seed}{suffix}") for seed in seeds]
+        made = from_file(args.prompts, args.out, common, args.videos)
+    else:
+        seeds = range(args.seed, args.seed + args.videos)
+        made = [replace(common, seed=seed, out=args.out / f"s{seed}") for seed in seeds]
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ArtifactError(f"--out {args.out} cannot be made: {e.strerror}; choose another folder") from e
+    return made

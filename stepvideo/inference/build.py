@@ -73,7 +73,8 @@ def build(
     engine.vae.rest = rest if not is_url(vae) else "device"
     if not is_url(text):
         engine.text = _place_text(engine.text, Path(text), memory, engine.device)
-    engine.batched_guidance = memory.cfg_batched
+    # ranks that share the halves of guidance hold one each, which takes no more than both in turn
+    engine.batched_guidance = memory.cfg_batched or (ranks is not None and ranks.config.cfg > 1)
     tiles = {"tile": memory.vae_tile, "overlap": memory.vae_overlap}
     if ranks is None:
         engine.decoder = partial(decode, **tiles)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stepvideo.data.show import MIN_SIDE
+from stepvideo.data.video_io import read_video
 from stepvideo.diffusion.conditions import TextFeatures
 from stepvideo.errors import ArtifactError, StepVideoError
-from stepvideo.inference.outputs import check_name, read_made_by, write_output
+from stepvideo.inference.outputs import (
+    check_format,
+    complete,
+    preview_path,
+    read_made_by,
+    write_output,
+    write_preview,
+)
 from stepvideo.inference.pipeline import StepVideoPipeline
 from stepvideo.inference.requests import Request
 from stepvideo.inference.settings import Settings
@@ -44,9 +53,9 @@ def generate(
     """Generate what is not there yet. Every request is checked before the first is begun.
 
     Args:
-        fps, preview, min_side: see `write_output`.
+        fps, preview, min_side: see `write_output`. A preview that is missing beside a finished video is made from it.
         overwrite: replace a file that other settings made; one of the same settings is kept in any case.
-        features: of all texts, made before by `stepvideo embed`; negative prompts count.
+        features: of all texts, made before by `stepvideo embed`; negative prompts count where there is guidance.
         lineage: goes into every file's metadata beside the settings and the digest of the weights.
         say: told each notice and each finished file.
         on_step: called with (steps done, steps in all) over all requests.
@@ -55,63 +64,79 @@ def generate(
         ArtifactError: a model file is missing or damaged, or an output cannot be written.
         StepVideoError: an impossible setting, a file type, an existing file that other settings made.
     """
-    plans = [_plan(pipe, r) for r in requests]
-    for request, (settings, notices) in zip(requests, plans):
-        check_name(request.out, settings.sampling.frames)
-        for notice in notices:
-            say(f"{request.out.name}: {notice}")
-    _check_distinct(requests)
-    made_by = [_made_by(pipe, settings, fps, lineage or {}) for settings, _ in plans]
-    there = pipe.agree(lambda: [_is_there(r.out, made, overwrite) for r, made in zip(requests, made_by)])
-    todo = [not t for t in there]
+    check_format(fps, preview)
+    jobs = [_job(pipe, r, fps, lineage or {}, say) for r in requests]
+    _check_distinct([path for job in jobs for path in (job.out, preview_path(job.out, preview)) if path])
+    jobs = pipe.agree(lambda: [_what_is_there(job, preview, overwrite) for job in jobs])
     for notice in pipe.notices:
         say(notice)
-    texts = [s.text for (s, _), wanted in zip(plans, todo) if wanted]
-    negatives = {s.negative_prompt for (s, _), wanted in zip(plans, todo) if wanted}
-    for notice in pipe.text_notices(list(dict.fromkeys(texts))):
+    todo = [job.settings for job in jobs if not job.made]
+    for notice in pipe.text_notices(todo):
         say(notice)
-    if features is None and texts:
-        features = pipe.encode([*texts, *negatives])
-    total = sum(s.sampling.steps for (s, _), wanted in zip(plans, todo) if wanted)
+    texts = [text for settings in todo for text in settings.texts]
+    if features is not None:
+        features.check(texts)
+    elif texts:
+        features = pipe.encode(texts)
+    total = sum(settings.sampling.steps for settings in todo)
     results, done = [], 0
-    for request, (settings, _), made, wanted in zip(requests, plans, made_by, todo):
-        if not wanted:
-            results.append(Generated(request.out, settings, 0, 0.0, cached=True))
-            say(f"{request.out}: there already, made with these settings")
-            continue
+    for job in jobs:
         started = time.perf_counter()
+        if job.made:
+            if job.preview and pipe.is_main:
+                write_preview(job.preview, read_video(job.out), job.made_by, fps)
+            results.append(Generated(job.out, job.settings, 0, 0.0, cached=True))
+            say(f"{job.out}: there already, made with these settings")
+            continue
 
         def count(step: int, _steps: int, before: int = done) -> None:
             if on_step is not None:
                 on_step(before + step, total)
 
-        arguments = {**request.options, **({"image": request.image} if request.image else {})}
-        out = pipe(request.prompt, seed=request.seed, prompt_embeds=features, callback_on_step_end=count, **arguments)
+        out = pipe(job.request.prompt, prompt_embeds=features, callback_on_step_end=count, **_arguments(job.request))
         if pipe.is_main:
-            write_output(request.out, out.frames[0], made, fps, preview, min_side)
+            write_output(job.out, out.frames[0], job.made_by, fps, preview, min_side)
         seconds = time.perf_counter() - started
-        results.append(Generated(request.out, settings, out.nfe, seconds))
-        done += settings.sampling.steps
-        s = settings.sampling
+        results.append(Generated(job.out, job.settings, out.nfe, seconds))
+        s = job.settings.sampling
+        done += s.steps
         cost = f"{s.steps} steps, {out.nfe} evaluations, {seconds:.1f} s"
-        say(f"{request.out}: {s.frames} frames of {s.height}x{s.width}, {cost}")
+        say(f"{job.out}: {s.frames} frame{'s' * (s.frames > 1)} of {s.height}x{s.width}, {cost}")
     return results
 
 
-def _plan(pipe: StepVideoPipeline, request: Request) -> tuple[Settings, list[str]]:
-    plan, notices, _ = pipe.plan(request.prompt, seed=request.seed, image=request.image or None, **request.options)
-    return plan[0], notices
+@dataclass(frozen=True)
+class _Job:
+    """A request, resolved."""
+
+    request: Request
+    out: Path
+    settings: Settings
+    made_by: dict[str, Any]
+    made: bool = False  # the file is there already
+    preview: Path | None = None  # that is missing beside it
 
 
-def _made_by(pipe: StepVideoPipeline, settings: Settings, fps: float, lineage: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **settings.to_dict(),
-        "fps": fps,
-        "precision": pipe.engine.precision,
-        "weights": pipe.digest,
-        **pipe.lossy,
-        **lineage,
-    }
+def _job(
+    pipe: StepVideoPipeline, request: Request, fps: float, lineage: Mapping[str, Any], say: Callable[[str], None]
+) -> _Job:
+    (settings,), notices, _ = pipe.plan(request.prompt, **_arguments(request))
+    out = complete(request.out, settings.sampling.frames)
+    for notice in notices:
+        say(f"{out.name}: {notice}")
+    more = {"fps": fps, "precision": pipe.engine.precision, "weights": pipe.digest}
+    return _Job(request, out, settings, {**settings.to_dict(), **more, **pipe.lossy, **lineage})
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    return {"seed": request.seed, "image": request.image or None, **request.options}
+
+
+def _what_is_there(job: _Job, preview: str, overwrite: bool) -> _Job:
+    made = _is_there(job.out, job.made_by, overwrite)
+    beside = preview_path(job.out, preview)
+    missing = beside is not None and not _is_there(beside, job.made_by, overwrite)
+    return replace(job, made=made, preview=beside if missing else None)
 
 
 def _is_there(path: Path, made_by: Mapping[str, Any], overwrite: bool) -> bool:
@@ -131,9 +156,6 @@ def _is_there(path: Path, made_by: Mapping[str, Any], overwrite: bool) -> bool:
     return False
 
 
-def _check_distinct(requests: Sequence[Request]) -> None:
-    seen: set[Path] = set()
-    for request in requests:
-        if request.out in seen:
-            raise StepVideoError(f"two requests would write {request.out}; give them different names")
-        seen.add(request.out)
+def _check_distinct(paths: Sequence[Path]) -> None:
+    if twice := [path for path, times in Counter(paths).items() if times > 1]:
+        raise StepVideoError(f"two requests would write {twice[0]}; give them different names")

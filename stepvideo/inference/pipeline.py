@@ -26,7 +26,7 @@ from stepvideo.diffusion.sampling import default_sampling
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.build import build, choose_memory, is_url, start_ranks
 from stepvideo.inference.memory.config import MemoryConfig
-from stepvideo.inference.settings import MOTION_SCORE, SAMPLING_NAMES, Settings, resolve
+from stepvideo.inference.settings import SAMPLING_NAMES, Settings, motion_score_of, resolve, unicode_of
 from stepvideo.models.layout import PARTS
 from stepvideo.models.text_encoders import Tokenizers, load_tokenizers
 from stepvideo.parallel.apply import ParallelContext
@@ -34,6 +34,8 @@ from stepvideo.parallel.config import ParallelConfig
 from stepvideo.storage import sampled_digest
 
 T = TypeVar("T")
+OUTPUT_TYPES = ("np", "pt", "latent")
+MAX_SEED = 2**63  # beyond 2^64 noise would repeat
 
 
 @dataclass
@@ -136,7 +138,7 @@ class StepVideoPipeline:
         prompt: str | Sequence[str],
         *,
         image: Path | str | np.ndarray | Any | None = None,
-        motion_score: float = MOTION_SCORE,
+        motion_score: float | None = None,
         negative_prompt: str | None = None,
         positive_suffix: str | None = None,
         height: int | None = None,
@@ -159,7 +161,7 @@ class StepVideoPipeline:
         Args:
             prompt: any text; one or several. Too long ones are cut, with a notice.
             image: first frame of an image-to-video model: a file, uint8 [H, W, 3], or a PIL image; any size.
-            motion_score: image-to-video: 2 is stable, 5 usual, 10 to 20 intense.
+            motion_score: image-to-video only: 2 is stable, 5 usual and the default, 10 to 20 intense.
             negative_prompt: what to steer away from; the empty text by default.
             positive_suffix: appended to every prompt; the released settings append words of quality.
             height, width: pixels, floored to the model's unit (16); num_frames: floored to whole chunks of 17, with a
@@ -174,8 +176,11 @@ class StepVideoPipeline:
             callback_on_step_end: called with (steps done, steps in all); what it raises ends the generation.
 
         Raises:
-            StepVideoError: an impossible value, an image where none belongs or none where one does, no image file.
+            StepVideoError: an impossible value, an image where none belongs or none where one does, no image file, a
+                result that is not finite.
         """
+        if output_type not in OUTPUT_TYPES:
+            raise StepVideoError(f"output_type={output_type!r}: choose np, pt or latent")
         plan, notices, picture = self.plan(
             prompt,
             image=image,
@@ -194,9 +199,8 @@ class StepVideoPipeline:
         )
         sampling, negative = plan[0].sampling, plan[0].negative_prompt
         if prompt_embeds is None:
-            texts = [s.text for s in plan]
-            prompt_embeds = self.encode([*texts, negative])
-            notices += self.text_notices([*dict.fromkeys(texts)])
+            prompt_embeds = self.encode([text for s in plan for text in s.texts])
+            notices += self.text_notices(plan)
         if latents is None:
             latents = torch.cat([self.engine.noise(sampling, s.seed, [0]) for s in plan])
         done = self.engine.sample(
@@ -209,6 +213,10 @@ class StepVideoPipeline:
             on_step=callback_on_step_end,
             settings=sampling,
         )
+        if not done.latents.isfinite().all():
+            raise StepVideoError(
+                "the result is not a finite number: damaged weights, or an overflow; try precision fp32, less guidance"
+            )
         return StepVideoPipelineOutput(self._frames(done.latents, output_type), plan, done.nfe, notices)
 
     def plan(
@@ -216,7 +224,7 @@ class StepVideoPipeline:
         prompt: str | Sequence[str],
         *,
         image: Any = None,
-        motion_score: float = MOTION_SCORE,
+        motion_score: float | None = None,
         negative_prompt: str | None = None,
         positive_suffix: str | None = None,
         num_videos_per_prompt: int = 1,
@@ -232,15 +240,18 @@ class StepVideoPipeline:
         sampling, notices = resolve(self.engine.defaults, self.engine.vae.cfg, self.engine.size_unit, **wanted)
         self.engine.check_image(image is not None)
         picture = None if image is None else open_image(image)
+        motion_score = motion_score_of(motion_score, picture is not None)
+        if not -MAX_SEED <= seed < MAX_SEED - num_videos_per_prompt:
+            raise StepVideoError(f"seed={seed}: give a whole number of 63 bits at most")
         plan = [
             Settings(
-                p,
-                negative_prompt or "",
-                positive_suffix or "",
+                unicode_of(p),
+                unicode_of(negative_prompt or ""),
+                unicode_of(positive_suffix or ""),
                 seed + j,
                 sampling,
                 "" if picture is None else hashlib.sha256(picture.tobytes()).hexdigest()[:16],
-                None if picture is None else float(motion_score),
+                motion_score,
             )
             for p in ([prompt] if isinstance(prompt, str) else prompt)
             for j in range(num_videos_per_prompt)
@@ -256,8 +267,10 @@ class StepVideoPipeline:
         distinct = list(dict.fromkeys(texts))
         return TextFeatures(distinct, self.engine.encode_prompts(distinct))
 
-    def text_notices(self, texts: Sequence[str]) -> list[str]:
+    def text_notices(self, plan: Sequence[Settings]) -> list[str]:
         """What people should know of what became of their texts: what was cut, what no token stands for."""
+        negative = [text for s in plan for text in s.texts[1:] if text.strip()]  # an empty one is usual
+        texts = list(dict.fromkeys([*(s.text for s in plan), *negative]))
         return self.tokenizers.notices(texts) if self.tokenizers else []
 
     def _first_frame(self, picture: np.ndarray | None, plan: Sequence[Settings]) -> FirstFrame | None:
@@ -269,8 +282,6 @@ class StepVideoPipeline:
     def _frames(self, latents: Tensor, output_type: str) -> list[Any]:
         if output_type == "latent":
             return list(latents)
-        if output_type not in ("np", "pt"):
-            raise StepVideoError(f"output_type={output_type!r}: choose np, pt or latent")
         videos = list(self.engine.decode(latents, batch_size=1))
         return videos if output_type == "np" else [torch.from_numpy(v).movedim(-1, 1) / 255 for v in videos]
 

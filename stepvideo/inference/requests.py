@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ SLUG = 40  # characters of the prompt in a file's name
 
 @dataclass(frozen=True)
 class Request:
-    """One video to make. `options` are arguments of `StepVideoPipeline.__call__`."""
+    """One video to make. `options` are arguments of `StepVideoPipeline.__call__`; an `out` without ending gets .mp4, or
+    .png for a single frame."""
 
     prompt: str
     out: Path
@@ -37,9 +38,9 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def from_file(path: Path, folder: Path, common: Request, videos: int, suffix: str) -> list[Request]:
-    """The requests of a prompt file, written to `folder` as 0001-prompt.mp4, 0002-… (0001-s7-prompt.mp4 with several
-    videos a prompt).
+def from_file(path: Path, folder: Path, common: Request, videos: int) -> list[Request]:
+    """The requests of a prompt file, written to `folder` as 0001-prompt, 0002-… (0001-s7-prompt with several videos a
+    prompt); `generate` adds the ending.
 
     A .jsonl file holds an object a line: `prompt`, and optionally `seed`, `image` (beside the file) and any option of
     `generate`; any other file holds a prompt a line. Empty lines are skipped.
@@ -49,22 +50,22 @@ def from_file(path: Path, folder: Path, common: Request, videos: int, suffix: st
         StepVideoError: names the line that is wrong, and how.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # U+2028 and the like belong to a prompt
     except (OSError, UnicodeDecodeError) as e:
         raise ArtifactError(f"{path} cannot be read as a UTF-8 file of prompts: {e}") from e
-    parse = (
-        _object if path.suffix == ".jsonl" else lambda text, _where, base, _folder: replace(base, prompt=text.strip())
-    )
-    rows = [
-        parse(line, f"{path.name} line {n}", common, path.parent) for n, line in enumerate(lines, 1) if line.strip()
-    ]
+    rows = []
+    for n, line in enumerate(lines, 1):
+        if path.suffix.lower() == ".jsonl" and line.strip():
+            rows.append(_object(line, f"{path.name} line {n}", common, path.parent))
+        elif line.strip():
+            rows.append(replace(common, prompt=line.strip()))
     if not rows:
         raise StepVideoError(f"{path} holds no prompt; write one a line")
     made = []
     for n, row in enumerate(rows, 1):
         for j in range(videos):
             seed = row.seed + j
-            name = f"{n:04d}-{f's{seed}-' if videos > 1 else ''}{slug(row.prompt)}{suffix}"
+            name = f"{n:04d}-{f's{seed}-' if videos > 1 else ''}{slug(row.prompt)}"
             made.append(replace(row, seed=seed, out=folder / name))
     return made
 
@@ -81,7 +82,6 @@ def _object(line: str, where: str, common: Request, folder: Path) -> Request:
         raise StepVideoError(f'{where} is no JSON object: {e}; write {{"prompt": "…", "seed": 1}}') from e
     if not isinstance(data, dict) or not isinstance(data.get("prompt"), str):
         raise StepVideoError(f'{where} has no text "prompt"')
-    own = {f.name: f.type for f in fields(Request)}
     known = [*OPTIONS, "prompt", "seed", "image"]
     if unknown := sorted(set(data) - set(known)):
         raise StepVideoError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(known)}")
@@ -90,7 +90,7 @@ def _object(line: str, where: str, common: Request, folder: Path) -> Request:
         kind = OPTIONS.get(key, int if key == "seed" else str)
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise StepVideoError(f"{where}: {key}={value!r} must be of type {kind.__name__}")
-        if key not in own:
+        if key in OPTIONS:
             options[key] = value
     image = str(folder / data["image"]) if data.get("image") else common.image
     return replace(common, prompt=data["prompt"], seed=data.get("seed", common.seed), image=image, options=options)

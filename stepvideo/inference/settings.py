@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -39,9 +40,31 @@ class Settings:
         """What is encoded: the suffix follows the prompt without a space, as released."""
         return self.prompt + self.positive_suffix
 
+    @property
+    def texts(self) -> list[str]:
+        """Every text that is encoded: without guidance the negative one is not."""
+        return [self.text] if self.sampling.cfg == 1 else [self.text, self.negative_prompt]
+
     def to_dict(self) -> dict[str, Any]:
         own = {k: v for k, v in asdict(self).items() if k != "sampling" and v not in ("", None)}
         return {"prompt": self.prompt, **own, **asdict(self.sampling)}
+
+
+def motion_score_of(given: float | None, image: bool) -> float | None:
+    """What a model that does, or does not, start from an image is told. Raises StepVideoError."""
+    if not image:
+        if given is not None:
+            raise StepVideoError(f"motion_score={given}: only image-to-video takes one; leave it out")
+        return None
+    score = MOTION_SCORE if given is None else float(given)
+    if not math.isfinite(score):
+        raise StepVideoError(f"motion_score={score}: give a finite number, such as {MOTION_SCORE}")
+    return score
+
+
+def unicode_of(text: str) -> str:
+    """Halves of surrogate pairs, which no file can hold, joined or replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def resolve(defaults: Sampling, vae: VAEConfig, unit: int, **wanted: Any) -> tuple[Sampling, list[str]]:

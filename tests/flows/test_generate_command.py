@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from flows.generate import _largest
 from stepvideo.cli import main
+from stepvideo.diffusion.sampling import Sampling
 from stepvideo.inference.outputs import read_made_by
+from stepvideo.inference.requests import Request
 
 PROMPT = "一个红色的大圆向右移动"
 
@@ -23,7 +27,7 @@ def run(tiny_models, capsys):
 
 def test_one_prompt(run, tmp_path, tiny_models):
     code, out, _ = run(PROMPT, "--out", str(tmp_path / "a.mp4"), "--preview", "gif", "--fps", "8", "--cfg", "1")
-    assert code == 0 and "2 steps, 2 evaluations" in out and f"next: stepvideo generate {PROMPT!r} --seed 1" in out
+    assert code == 0 and "2 steps, 2 evaluations" in out and "next: the same with --seed 1 --out" in out
     made_by = read_made_by(tmp_path / "a.mp4")
     assert made_by.items() >= {"prompt": PROMPT, "model": tiny_models.name, "cfg": 1.0, "fps": 8.0, "steps": 2}.items()
     assert (tmp_path / "a.gif").exists()
@@ -41,6 +45,19 @@ def test_a_file_of_prompts_as_json(run, tmp_path):
     assert all(r["cached"] for r in json.loads(run(*args)[1]))
 
 
+def test_a_file_of_one_prompt(run, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a red circle", "num_frames": 1}')
+    code, out, _ = run("--prompts", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out"))
+    assert code == 0 and "1 frame of 32x32" in out and "next:" not in out
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["0001-a-red-circle.png"]
+
+
+def test_the_largest_video_counts_the_defaults():
+    """One small request must not hide that another takes the model's size."""
+    wanted = [Request("a", Path("a"), options={"num_frames": 17, "width": 2000}), Request("b", Path("b"))]
+    assert _largest(wanted, Sampling()) == {"frames": 204, "height": 544, "width": 2000}
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -49,7 +66,16 @@ def test_a_file_of_prompts_as_json(run, tmp_path):
         (["a"], "give --out"),
         (["a", "--out", "a.mp4", "--videos", "0"], "--videos 0"),
         (["a", "--out", "a.mp4", "--videos", "2"], "several videos need a folder"),
+        (["a", "--out", "."], "is a folder"),
+        (["a", "--out", "红" * 90], "too long for the name of a file"),
+        (["--prompts", "none.txt", "--out", "new"], "none.txt cannot be read"),
+        (["a", "--videos", "2", "--out", "/dev/null/x"], "cannot be made"),
         (["a red circle", "--out", "a.mp4", "--preset", "pro"], "preset='pro'"),
+        (["a red circle", "--out", "a.mp4", "--fps", "nan"], "fps=nan"),
+        (["a red circle", "--out", "a.mp4", "--seed", str(2**64)], "63 bits"),
+        (["a red circle", "--out", "a.mp4", "--vae", "/dev"], "/dev holds no vae/"),
+        (["a red circle", "--out", "a.mp4", "--vae", "/none"], "no artifact '/none'"),
+        (["--plan", "--gpus", "nan"], "--gpus nan"),
         (["a red circle", "--out", "a.mp4", "--image", "none.png"], "text-to-video model: give no image"),
     ],
 )

@@ -234,6 +234,25 @@ def test_where_a_component_waits(rest, moves):
     assert network.moves == moves
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_motion_scores_are_numbers(image_pipe, score):
+    with pytest.raises(StepVideoError, match="motion_score=.*: give a finite number"):
+        image_pipe(PROMPT, image=np.zeros((8, 8, 3), np.uint8), motion_score=score)
+
+
+def test_a_result_that_is_no_number_is_an_error(pipe, monkeypatch):
+    """Rather than a black video."""
+    shape = pipe.engine.latent_shape(pipe.engine.defaults)
+    with pytest.raises(StepVideoError, match="not a finite number"):
+        pipe(PROMPT, **SMALL, latents=torch.full((1, *shape), torch.nan))
+
+
+def test_a_cut_negative_prompt_is_noticed(pipe):
+    long = "a red circle " * 100
+    assert any("too long" in notice for notice in pipe(PROMPT, **SMALL, negative_prompt=long).notices)
+    assert pipe(PROMPT, **SMALL, negative_prompt=long, guidance_scale=1.0).notices == []
+
+
 def test_presets_of_the_released_models(tiny_models):
     turbo = StepVideoPipeline.from_pretrained(tiny_models, device="cpu", preset="turbo").engine.defaults
     assert (turbo.steps, turbo.cfg, turbo.time_shift, turbo.frames) == (10, 5.0, 17.0, 204)

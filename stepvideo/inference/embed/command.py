@@ -65,7 +65,7 @@ def _texts(args: argparse.Namespace) -> list[str]:
     common = Request("", args.out, options={"negative_prompt": args.negative, "positive_suffix": args.suffix})
     requests = [replace(common, prompt=p) for p in args.prompt]
     if args.prompts is not None:
-        requests += from_file(args.prompts, args.out.parent, common, 1, "")
+        requests += from_file(args.prompts, args.out.parent, common, 1)
     if not requests:
         raise StepVideoError("there is no text; give PROMPT … or --prompts FILE")
     texts = [r.prompt + (r.options.get("positive_suffix") or "") for r in requests]

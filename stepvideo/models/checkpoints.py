@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from stepvideo import storage
+from stepvideo.errors import ArtifactError
 from stepvideo.models.config import CLIPImageConfig, CLIPTextConfig, DiTConfig, VAEConfig, saved
 from stepvideo.models.config_files import (
     BERT_FIXED,
@@ -89,9 +90,16 @@ class Network:
         return {self.ours(cfg, k): e for k, e in found.items() if k not in set(aside)}, aside
 
     def on_meta(self, cfg: Any) -> nn.Module:
-        """The network without memory for its weights."""
-        with torch.device("meta"):
-            return self.build(cfg)
+        """The network without memory for its weights.
+
+        Raises:
+            ArtifactError: no network has this config.
+        """
+        try:
+            with torch.device("meta"):
+                return self.build(cfg)
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise ArtifactError(f"{self.folder}/config.json: no network can be made of it: {e}") from e
 
     def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Any:
         """Read it. Tensors keep their saved dtype, which must be one for all, unless `dtype` is given.

@@ -74,6 +74,8 @@ def read_config(
     """A typed config from a config.json; `fixed` keys must have that value; other keys are errors where `known` is
     given."""
     path = folder / "config.json"
+    if not isinstance(data, Mapping):
+        raise ArtifactError(f"{path} holds no keys and values; copy it again")
     names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     for key, value in (fixed or {}).items():
         if data.get(key, value) != value:

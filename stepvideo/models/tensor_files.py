@@ -9,6 +9,7 @@ import io
 import json
 import math
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,8 @@ def entries(path: Path) -> dict[str, Entry]:
         return _pickled(path) if path.suffix == ".bin" else _header(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; copy the whole checkpoint folder") from None
-    except OSError as e:
-        raise ArtifactError(f"{path} cannot be read: {e.strerror or e}") from e
+    except (OSError, ValueError) as e:  # ValueError: a name that no file can have
+        raise ArtifactError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
 
 
 def read(
@@ -118,9 +119,9 @@ def _header(path: Path) -> dict[str, Entry]:
         f.seek(8)
         raw = f.read(length)
     try:
-        content = {k: v for k, v in json.loads(raw).items() if k != "__metadata__"}
-        found = {name: _entry(path, first, **about) for name, about in content.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        content = json.loads(raw, object_pairs_hook=_once)
+        found = {k: _entry(path, first, k, **about) for k, about in content.items() if k != "__metadata__"}
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise ArtifactError(f"{path} is damaged or no safetensors file: {e}; copy it again") from e
     end = first
     for name, entry in sorted(found.items(), key=lambda item: (item[1].start, item[1].nbytes)):
@@ -137,21 +138,37 @@ def _header(path: Path) -> dict[str, Entry]:
     return found
 
 
-def _entry(path: Path, first: int, dtype: str, shape: list[int], data_offsets: list[int]) -> Entry:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ: of two tensors under one name, one would be read and one forgotten."""
+    if twice := [k for k, n in Counter(k for k, _ in pairs).items() if n > 1]:
+        raise ValueError(f"{twice[0]!r} is there twice")
+    return dict(pairs)
+
+
+def _entry(path: Path, first: int, name: str, dtype: str, shape: list[int], data_offsets: list[int]) -> Entry:
+    if not name.isprintable():  # shown to people: no line breaks, no commands to their terminals
+        raise ValueError(f"the name {name!r}")
+    if any(type(n) is not int or n < 0 for n in (*shape, *data_offsets)):
+        raise ValueError(f"shape {shape} at {data_offsets}")
     start, end = data_offsets
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} is not known")
     entry = Entry(path, dtype, tuple(shape), end - start, first + start)
-    if entry.nbytes != entry.numel * DTYPES[dtype].itemsize or start < 0:
+    if entry.nbytes != entry.numel * DTYPES[dtype].itemsize:
         raise ValueError(f"{entry.nbytes} bytes for {dtype} {shape}")
     return entry
 
 
 def _pickled(path: Path) -> dict[str, Entry]:
     tensors = _unpickle(path, "meta")
-    if odd := [k for k, v in tensors.items() if not isinstance(v, Tensor) or v.dtype not in _NAMES]:
+    if odd := [k for k, v in tensors.items() if not _usual(k, v)]:
         raise ArtifactError(f"{path} holds {odd[0]!r}, which is no tensor of a network; give a state dict")
     return {k: Entry(path, _NAMES[v.dtype], tuple(v.shape), v.nbytes) for k, v in tensors.items()}
+
+
+def _usual(name: Any, tensor: Any) -> bool:
+    named = isinstance(name, str) and name.isprintable()
+    return named and isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.dtype in _NAMES
 
 
 def _unpickle(path: Path, device: str) -> dict[str, Any]:
@@ -163,13 +180,14 @@ def _unpickle(path: Path, device: str) -> dict[str, Any]:
         mapped = head.startswith(b"PK")  # a zip; torch before 1.6 wrote none
         content = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as e:
-        reason = str(e).split("\n")[0].split("WeightsUnpickler error: ")[-1]
+        reason = str(e).split("\n\n")[-2:][0].strip().split("\n")[0]  # between torch's preamble and its links
         raise ArtifactError(
             f"{path} is refused: it is damaged, or holds code besides tensors ({reason}); loading it could run that "
             "code. Get the file from a source that you trust, best as safetensors"
         ) from e
-    except (RuntimeError, EOFError, ValueError, OSError) as e:
-        raise ArtifactError(f"{path} is damaged or no torch file: {str(e).splitlines()[0]}; copy it again") from e
+    except Exception as e:  # damaged instructions fail in every way there is
+        reason = str(e).split("\n")[0] or type(e).__name__
+        raise ArtifactError(f"{path} is damaged or no torch file: {reason}; copy it again") from e
     if not isinstance(content, dict):
         raise ArtifactError(f"{path} holds a {type(content).__name__}; give a state dict, tensors by name")
     return content

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stepvideo import storage
+from stepvideo.errors import ArtifactError
 from stepvideo.models import checkpoints
 from stepvideo.models.clip import CLIPTextEncoder
 from stepvideo.models.step_llm import StepLLM
@@ -118,7 +119,7 @@ def load_tokenizers(
     """
     root = Path(root)
     ours = (root / LENGTHS_FILE).exists()
-    lengths = RELEASED_LENGTHS | (storage.read_json(root / LENGTHS_FILE) if ours else {})
+    lengths = _lengths(root / LENGTHS_FILE) if ours else RELEASED_LENGTHS
     policy = unknown or ("error" if ours else "replace")
     return Tokenizers(
         LLMTokenizer.load(root / "step_llm" / LLM_FILE, llm_length or lengths["llm_length"], policy),
@@ -126,6 +127,14 @@ def load_tokenizers(
             root / "hunyuan_clip" / "tokenizer" / CLIP_FILE, clip_length or lengths["clip_length"], policy
         ),
     )
+
+
+def _lengths(path: Path) -> dict[str, int]:
+    said = storage.read_json(path)
+    lengths = RELEASED_LENGTHS | said if isinstance(said, dict) else {}
+    if not lengths or any(type(n) is not int or n < 3 for n in lengths.values()):
+        raise ArtifactError(f"{path} holds no {' and '.join(RELEASED_LENGTHS)} of 3 or more; copy it again")
+    return lengths
 
 
 def load_text_encoders(

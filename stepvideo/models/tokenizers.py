@@ -42,8 +42,6 @@ BERT_OPTIONS = {
 }
 """Keys of a BERT tokenizer_config.json and what the library calls them."""
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
 UNKNOWN = ("error", "replace")
 
 
@@ -154,7 +152,9 @@ class LLMTokenizer(Tokenizer):
     def load(cls, path: Path, length: int = 320, unknown: str = "error") -> LLMTokenizer:
         """Raises ArtifactError if the file is missing or no sentencepiece model."""
         try:
-            return cls(Path(path).read_bytes(), length, unknown)
+            if not (model := Path(path).read_bytes()):
+                raise RuntimeError("it is empty")  # which the library takes for "later"
+            return cls(model, length, unknown)
         except (OSError, RuntimeError) as e:
             raise ArtifactError(f"{path} cannot be read as a sentencepiece model: {e}") from e
 
@@ -231,11 +231,13 @@ class CLIPTokenizer(Tokenizer):
         path = Path(path)
         config = path.with_name(BERT_CONFIG)
         said = storage.read_json(config) if config.exists() else {}
+        if not isinstance(said, dict):
+            raise ArtifactError(f"{config} holds no keys and values; copy it again")
         options = {ours: said[name] for name, ours in BERT_OPTIONS.items() if name in said}
         try:
             vocab = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
             return cls(vocab, length, unknown, options)
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, TypeError) as e:
             raise ArtifactError(f"{path} cannot be read as a BERT vocabulary: {e}") from e
 
     def save(self, path: Path) -> None:

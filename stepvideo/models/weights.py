@@ -6,6 +6,7 @@ Both go through memory one shard, or one tensor, at a time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -39,6 +40,13 @@ def save_tensors(state: Mapping[str, Tensor], folder: Path, stem: str, shard_byt
     Raises:
         ArtifactError: names the file that could not be written, and why.
     """
+    try:
+        return _save(state, folder, stem, shard_bytes)
+    except (OSError, SafetensorError) as e:
+        raise ArtifactError(f"cannot write {folder}/{stem}: {e}; free space or choose another folder") from e
+
+
+def _save(state: Mapping[str, Tensor], folder: Path, stem: str, shard_bytes: int) -> list[Path]:
     shards = split(state, shard_bytes)
     n = len(shards)
     names = [f"{stem}.safetensors"] if n == 1 else [f"{stem}-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
@@ -76,13 +84,16 @@ def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
     tmp = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        tmp.touch(exist_ok=False)
+        mode = tmp.stat().st_mode  # what the umask allows; safetensors makes files for their owner alone
         save_file(tensors, tmp, metadata={"format": "pt"})
+        tmp.chmod(mode)
         with tmp.open("rb+") as f:
             os.fsync(f.fileno())
         os.replace(tmp, path)
-    except (OSError, SafetensorError) as e:
-        tmp.unlink(missing_ok=True)
-        raise ArtifactError(f"cannot write {path}: {e}; free space or choose another folder") from e
+    finally:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
 
 
 def listing(folder: Path, stem: str, pickled: str = "") -> dict[str, Entry]:
@@ -110,7 +121,7 @@ def listing(folder: Path, stem: str, pickled: str = "") -> dict[str, Entry]:
 def _sharded(folder: Path, index: Path) -> dict[str, Entry]:
     content = storage.read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not all(v == Path(str(v)).name for v in weight_map.values()):
+    if not isinstance(weight_map, dict) or not all(map(_beside, weight_map, weight_map.values())):
         raise ArtifactError(f"{index} has no weight_map from tensors to files beside it; copy it again")
     names = sorted(set(weight_map.values()))
     _check_count(index, names)
@@ -134,6 +145,10 @@ def _sharded(folder: Path, index: Path) -> dict[str, Entry]:
     return {k: found[k] for k in weight_map}
 
 
+def _beside(tensor: str, file: object) -> bool:
+    return tensor.isprintable() and file == Path(str(file)).name
+
+
 def _check_count(index: Path, names: list[str]) -> None:
     counts = {int(m[2]) for name in names if (m := _SHARD.search(name))}
     if counts and counts != {len(names)}:
@@ -146,7 +161,8 @@ def _check_count(index: Path, names: list[str]) -> None:
 
 def wrong_total(index: Path, found: Mapping[str, Entry]) -> str:
     """What is wrong with the index's `total_size`, if anything: not worth refusing weights that fit otherwise."""
-    said = (storage.read_json(index).get("metadata") or {}).get("total_size")
+    metadata = storage.read_json(index).get("metadata")
+    said = metadata.get("total_size") if isinstance(metadata, dict) else None
     size = sum(e.nbytes for e in found.values())
     return "" if said in (None, size) else f"{index} says total_size {said}, its tensors have {size} bytes"
 
@@ -179,7 +195,6 @@ def fit(model: nn.Module, found: Mapping[str, Entry], dtype: torch.dtype | None 
     """
     wanted = model.state_dict()
     kinds = Counter(e.dtype for k, e in found.items() if k in wanted)
-    common = kinds.most_common(1)[0][0] if kinds else ""
     return Fit(
         missing=[k for k in wanted if k not in found],
         unexpected=[f"{k} ({e.file.name})" for k, e in found.items() if k not in wanted],
@@ -189,16 +204,19 @@ def fit(model: nn.Module, found: Mapping[str, Entry], dtype: torch.dtype | None 
             if k in wanted and e.shape != tuple(wanted[k].shape)
         ],
         dtypes=[
-            f"{k} in {e.file.name} is {e.dtype}, {kinds[common]} others are {common}"
+            f"{k} in {e.file.name} is {e.dtype}, {reason}"
             for k, e in found.items()
-            if k in wanted and not _acceptable(e.dtype, common, dtype)
+            if k in wanted and (reason := _objection(e.dtype, kinds, dtype))
         ],
     )
 
 
-def _acceptable(name: str, common: str, wanted: torch.dtype | None) -> bool:
-    kind = DTYPES[name]
-    return kind.is_floating_point and kind.itemsize > 1 and (wanted is not None or name == common)
+def _objection(name: str, kinds: Counter[str], wanted: torch.dtype | None) -> str:
+    """Why a network of this many tensors by dtype takes none of this one; "" if it does."""
+    if not DTYPES[name].is_floating_point or DTYPES[name].itemsize == 1:
+        return "where weights are floats of 16 bits or more"
+    common, n = kinds.most_common(1)[0]
+    return "" if wanted is not None or name == common else f"{n} others are {common}"
 
 
 def fill(
@@ -224,7 +242,7 @@ def fill(
     if problems := fit(model, found, dtype).problems():
         if hint:
             problems.append(hint)
-        elif len(problems) == 1 and "dtype" in problems[0]:
+        elif len(problems) == 1 and "others are" in problems[0]:
             problems.append("files of two saves? Copy all of one, or load with dtype= to convert them")
         raise ArtifactError(f"{where} does not fit its config: " + "; ".join(problems))
     held = {name: place(name, tensor) for name, tensor in read(found, device, dtype)}

@@ -95,6 +95,31 @@ def test_what_is_damaged_or_does_not_match_is_told(model, capsys):
         assert told in out
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("transformer/config.json", "[]", "holds no keys and values"),
+        ("vae/config.json", "null", "holds no keys and values"),
+        ("step_llm/config.json", '{"num_layers": 2.5}', "no network can be made of it"),
+        ("hunyuan_clip/tokenizer/tokenizer_config.json", "5", "holds no keys and values"),
+        ("hunyuan_clip/tokenizer/tokenizer_config.json", '{"do_lower_case": "yes"}', "vocab.txt cannot be read"),
+        ("step_llm/step1_chat_tokenizer.model", "", "it is empty"),
+        ("text_lengths.json", "[]", "holds no llm_length and clip_length"),
+        ("text_lengths.json", '{"llm_length": 2}', "holds no llm_length and clip_length"),
+        ("text_lengths.json", '{"clip_length": "18"}', "holds no llm_length and clip_length"),
+    ],
+)
+def test_small_files_that_are_something_else_are_problems(model, file, content, told):
+    (model / file).write_text(content)
+    assert told in " ".join(survey(model).problems)
+
+
+@pytest.mark.parametrize("content", ["{", "5", '"stage"', '{"name": "a web application"}'])
+def test_a_manifest_of_another_program_is_no_concern(model, content):
+    (model.parent / "manifest.json").write_text(content)
+    assert survey(model).kind == "a whole text-to-video model"
+
+
 def test_parts_of_different_models_are_told(model, tmp_path):
     config = model / "vae" / "config.json"
     other = json.loads(config.read_text()) | {"z_channels": 8}

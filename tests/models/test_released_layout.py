@@ -20,6 +20,7 @@ from stepvideo.models.checkpoints import NETWORKS, vae_network
 from stepvideo.models.clip import CLIPTextEncoder
 from stepvideo.models.config import CLIPTextConfig, DiTConfig, VAEConfig
 from stepvideo.models.dit import DiT
+from stepvideo.models.tensor_files import entries, read
 from stepvideo.models.video_vae import VideoVAE
 
 STEM = "diffusion_pytorch_model"
@@ -187,6 +188,66 @@ def test_files_that_are_not_what_they_should_be(tmp_path, damage, message):
         checkpoints.load_dit(tmp_path)
 
 
+def with_header(path: Path, change) -> None:
+    raw = path.read_bytes()
+    n = int.from_bytes(raw[:8], "little")
+    head = change(json.loads(raw[8 : 8 + n]))
+    text = head if isinstance(head, bytes) else json.dumps(head).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + n :])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h | {"a": h["a"] | {"shape": [-2, -3]}},
+        lambda h: h | {"a": h["a"] | {"shape": [2.0, 3]}},
+        lambda h: h | {"a": h["a"] | {"shape": [True, 6]}},
+        lambda h: h | {"a": h["a"] | {"data_offsets": [0.0, 24]}},
+        lambda h: h | {"a": h["a"] | {"data_offsets": [-4, 20]}},
+        lambda h: h | {"a": h["a"] | {"dtype": "F99"}},
+        lambda h: h | {"a": h["a"] | {"path": "/etc/passwd"}},
+        lambda h: {"\x1b[2J" if k == "a" else k: v for k, v in h.items()},
+        lambda h: {"\ud800" if k == "a" else k: v for k, v in h.items()},
+        lambda h: b'{"a":0,' + json.dumps(h).encode()[1:],
+        lambda h: b"[" * 100_000,
+        lambda h: b'{"a":{"shape":[' + b"9" * 5000 + b"]}}",
+    ],
+    ids="negative float bool offset below dtype key escape surrogate twice deep long".split(),
+)
+def test_a_header_is_believed_in_nothing(tmp_path, change):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.arange(6.0).view(2, 3), "b": torch.zeros(0, 4)}, path)
+    with_header(path, lambda h: h)
+    assert dict(read(entries(path)))["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    with_header(path, change)
+    with pytest.raises(ArtifactError, match="x.safetensors is damaged") as error:
+        entries(path)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"PK\x03\x04", {1: torch.zeros(2)}, {"\n": torch.zeros(2)}, {"a": torch.eye(2).to_sparse()}],
+)
+def test_torch_files_that_hold_something_else(tmp_path, content):
+    path = tmp_path / "x.bin"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ArtifactError, match="x.bin (is damaged|holds)"):
+        entries(path)
+
+
+def test_others_may_read_what_was_saved_and_a_file_is_no_folder(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        checkpoints.save_dit(tiny_dit(), tmp_path / "model")
+    finally:
+        os.umask(umask)
+    assert {oct(p.stat().st_mode & 0o777) for p in (tmp_path / "model" / "transformer").iterdir()} == {"0o644"}
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="cannot write .*file/transformer"):
+        checkpoints.save_dit(tiny_dit(), tmp_path / "file")
+
+
 @pytest.fixture
 def shards(tmp_path) -> Path:
     checkpoints.save_dit(tiny_dit(), tmp_path, shard_bytes=60_000)
@@ -210,7 +271,9 @@ def test_shards_of_different_saves_are_named(shards, tmp_path, caplog):
     with pytest.raises(ArtifactError, match=f"{first.name} holds tensor stray, which .* different saves"):
         checkpoints.load_dit(tmp_path)
     save_file(tensors, first)
-    edit_index(shards, lambda index: index["metadata"].update(total_size=7))
+    edit_index(shards, lambda index: index.update(metadata=[]))
+    checkpoints.load_dit(tmp_path)
+    edit_index(shards, lambda index: index.update(metadata={"total_size": 7}))
     checkpoints.load_dit(tmp_path)
     assert "says total_size 7, its tensors have" in caplog.text
 
@@ -230,7 +293,12 @@ def test_shard_counts_must_agree(shards, tmp_path):
 
 def test_shards_without_their_index_and_broken_indexes(shards, tmp_path):
     index = shards / f"{STEM}.safetensors.index.json"
-    for text in ("[]", "{}", '{"weight_map": {"proj_out.bias": "../../elsewhere.safetensors"}}'):
+    for text in (
+        "[]",
+        "{}",
+        '{"weight_map": {"proj_out.bias": "../../elsewhere.safetensors"}}',
+        '{"weight_map": {"\\ud800": "x"}}',
+    ):
         index.write_text(text)
         with pytest.raises(ArtifactError, match="index.json has no weight_map from tensors to files beside it"):
             checkpoints.load_dit(tmp_path)
@@ -244,7 +312,7 @@ def test_shards_without_their_index_and_broken_indexes(shards, tmp_path):
     [
         (torch.float32, r"1 tensors have another dtype: proj_out.bias in \S+ is F32, \d+ others are BF16; .*dtype="),
         (torch.int64, r"1 tensors have another dtype: proj_out.bias in \S+ is I64"),
-        (torch.float8_e4m3fn, r"1 tensors have another dtype: proj_out.bias in \S+ is F8_E4M3"),
+        (torch.float8_e4m3fn, r"proj_out.bias in \S+ is F8_E4M3, where weights are floats of 16 bits or more"),
     ],
 )
 def test_one_model_has_one_dtype(tmp_path, cast, message):

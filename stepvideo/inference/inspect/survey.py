@@ -121,6 +121,7 @@ def _network(root: Path, name: str, network: Network) -> tuple[Part, Any]:
             part.name = name = "vae v2" if cfg.dual_path else "vae v1"
         part.unlike_released = _unlike(cfg, RELEASED.get(name))
         held, part.aside = network.held(root, cfg)
+        empty = network.on_meta(cfg)
     except ArtifactError as e:
         part.problems.append(str(e))
         return part, cfg
@@ -130,7 +131,7 @@ def _network(root: Path, name: str, network: Network) -> tuple[Part, Any]:
     for entry in held.values():
         dtypes[entry.dtype] += entry.numel
     part.dtypes = dict(dtypes)
-    differs = fit(network.on_meta(cfg), held)
+    differs = fit(empty, held)
     part.missing, part.unexpected = differs.missing, differs.unexpected
     part.problems += differs.problems()
     if part.problems and (hint := network.hint(cfg, held)):
@@ -210,10 +211,17 @@ def _kind(root: Path, names: set[str], configs: dict[str, Any]) -> str:
             kind += " and text encoders" if kind else "text encoders"
         elif text & names:
             kind += (" and " if kind else "") + f"a part of the text encoders ({', '.join(sorted(text & names))})"
-    for manifest in (root / "manifest.json", root.parent / "manifest.json"):
-        if manifest.exists() and "stage" in (about := storage.read_json(manifest)):
-            return f"{kind or 'a model part'}, artifact of stage {about['stage']}"
-    return kind or "a model part"
+    stage = next(filter(None, (_stage(folder / "manifest.json") for folder in (root, root.parent))), "")
+    return (kind or "a model part") + (f", artifact of stage {stage}" if stage else "")
+
+
+def _stage(manifest: Path) -> str:
+    """The stage that made an artifact; "" where the file is another's: many programs have a manifest.json."""
+    try:
+        about = storage.read_json(manifest)
+    except ArtifactError:
+        return ""
+    return str(about["stage"]) if isinstance(about, dict) and "stage" in about else ""
 
 
 def _usable(names: set[str]) -> list[str]:

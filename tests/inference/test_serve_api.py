@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +69,13 @@ class FakeEngine:
             file.write_bytes(bytes(range(100)) + bytes([j]))
             file.with_suffix(".png").write_bytes(b"picture")
         return Made(files, [f.with_suffix(".png") for f in files], ["said meanwhile"])
+
+
+def bomb() -> bytes:
+    """A PNG whose header promises 3.6 gigapixels."""
+    body = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    chunk = (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
 
 
 class Server:
@@ -139,7 +148,8 @@ def test_from_a_request_to_the_file(start):
         ({"prompt": "x", "num_inference_steps": 201}, 422, "at most 200 steps"),
         ({"prompt": "x", "seed": -1}, 422, "seed"),
         ({"prompt": "x", "seed": 2**53}, 422, "seed"),
-        ({"prompt": "x", "fps": 0}, 422, "fps"),
+        ({"prompt": "x", "fps": 0.05}, 422, "fps"),
+        ({"prompt": "x", "time_shift": 1e-300}, 422, "time_shift"),
         ({"prompt": "x", "guidance_schedule": "rising"}, 422, "'constant' or 'diminishing'"),
         ({"prompt": "x", "num_videos_per_prompt": 5}, 422, "at most 4"),
         ({"prompt": "x" * 10_001}, 422, "at most 10000"),
@@ -147,6 +157,8 @@ def test_from_a_request_to_the_file(start):
         ({"prompt": "impossible"}, 422, "width=1 is too small"),
         ({"prompt": "x", "image": "%%%"}, 422, "no base64"),
         ({"prompt": "x", "image": base64.b64encode(b"no picture").decode()}, 422, "not an image"),
+        ({"prompt": "x", "image": base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n").decode()}, 422, "not an image"),
+        ({"prompt": "x", "image": base64.b64encode(bomb()).decode()}, 422, "3600000000 pixels"),
         ([1, 2], 422, "valid dictionary"),
         (b'{"prompt": "x"', 400, "not JSON"),
         (b"\xff\xfe{}", 400, "body"),
@@ -293,6 +305,47 @@ def test_history_survives_a_killed_server(start):
     assert [v["id"] for v in server.http.get(f"/v1/videos?limit=1&before={running}").json()["videos"]] == [done["id"]]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": ["../secret"]},
+        {"files": ["/etc/passwd"]},
+        {"files": [".lock"]},
+        {"previews": ["secret.png"]},
+        {"image": "../secret", "state": "queued"},
+        {"files": 5},
+        {"settings": ["x"]},
+        {"state": "paused"},
+        {"created": "yesterday"},
+        {"created": float("nan")},
+        {"request": {"prompt": "\ud800"}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_record_that_somebody_changed_is_no_history(start, change):
+    dead = start()
+    done = dead.wait(dead.post("kept").json()["id"], "done")
+    dead.die()
+    (dead.history.folder.parent / "secret").write_text("secret")
+    path = dead.history.folder / f"{done['id']}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    server = start()
+    assert server.http.get("/v1/videos").json() == {"videos": []}
+    assert server.http.get(done["links"]["files"][0]).status_code == 404
+    assert server.engine.order == []
+
+
+def test_a_record_cannot_have_other_files_removed(start):
+    """What was running is dropped with all that begins with its id: an id that matches everything would be a rake."""
+    dead = start()
+    done = dead.wait(dead.post("kept").json()["id"], "done")
+    dead.die()
+    record = json.loads((dead.history.folder / f"{done['id']}.json").read_text())
+    (dead.history.folder / "*.json").write_text(json.dumps(record | {"id": "*", "state": "running", "files": []}))
+    assert start().http.get(done["links"]["files"][0]).status_code == 200
+
+
 def test_a_stopping_server_ends_the_running_and_keeps_the_queued(start):
     server = start()
     server.engine.go.clear()
@@ -332,6 +385,11 @@ def test_a_token_is_needed_beyond_this_machine(tmp_path):
         file.write_text(content)
         with pytest.raises(StepVideoError, match="16 are needed"):
             read_token(file, {"STEPVIDEO_TOKEN": TOKEN})
+    for content in (f"{TOKEN}\n{TOKEN}", f"{TOKEN} {TOKEN}", "密码" * 10):
+        file.write_text(content)
+        with pytest.raises(StepVideoError, match="not one word of ASCII") as error:
+            read_token(file, {})
+        assert TOKEN not in str(error.value)
     with pytest.raises(StepVideoError, match="cannot be read"):
         read_token(tmp_path / "nothing", {})
 
@@ -341,9 +399,9 @@ def test_other_peoples_pages_get_nothing(start):
     server = start()
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::1", ""):
         assert server.http.get("/v1/videos", headers={"host": host}).status_code == 403
-    for host in ("127.0.0.1:8000", "localhost:1", "[::1]:8000"):
+    for host in ("127.0.0.1:8000", "127.0.0.2:8000", "localhost:1", "[::1]:8000"):
         assert server.http.get("/v1/videos", headers={"host": host}).status_code == 200
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:9999"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:9999", "http://[", ""):
         assert server.post("x", {"origin": origin}).status_code == 403
         assert server.http.delete("/v1/videos/x", headers={"origin": origin}).status_code == 403
     assert server.post("x", {"origin": URL}).status_code == 202
@@ -360,6 +418,39 @@ def test_answers_tell_browsers_to_trust_nothing_else(start):
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
     assert "http://" not in answer.text and "https://" not in answer.text
+
+
+def test_an_unforeseen_error_is_an_error_with_the_same_headers(start, monkeypatch):
+    server = start()
+    monkeypatch.setattr(server.videos, "recent", lambda *_: 1 / 0)
+    answer = server.http.get("/v1/videos")
+    assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["error"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_body_that_stops_coming_is_given_up(start, monkeypatch):
+    server = start()
+    monkeypatch.setattr("stepvideo.inference.serve.access.SILENCE_S", 0.1)
+    sent: list[dict[str, Any]] = []
+
+    async def request() -> None:
+        head = {"host": "127.0.0.1", "content-type": "application/json", "content-length": "100"}
+        parts = [{"type": "http.request", "body": b'{"prompt":', "more_body": True}]
+
+        async def receive() -> dict[str, Any]:
+            return parts.pop() if parts else await asyncio.sleep(30, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/v1/videos", "raw_path": b"/v1/videos", "query_string": b"",
+            "headers": [(k.encode(), v.encode()) for k, v in head.items()], "http_version": "1.1",
+        }  # fmt: skip
+        await server.app(scope, receive, send)
+
+    asyncio.run(request())
+    assert sent[0]["status"] == 408 and b"nothing of the body came" in sent[1]["body"]
 
 
 def test_a_full_disk_fails_the_request_and_not_the_server(start, monkeypatch):

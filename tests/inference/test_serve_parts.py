@@ -179,6 +179,13 @@ def test_a_missing_server_and_a_silent_one():
         RemoteTextEncoders(url).encode(["x"])
     with pytest.raises(StepVideoError, match="no address of a server"):
         Client("127.0.0.1:8000")
+    with pytest.raises(StepVideoError, match="Invalid IPv6 URL"):
+        Client("http://[").model()
+    with pytest.raises(StepVideoError, match="Invalid header value"):
+        Client(url).submit("x", key="a\r\nb")
+    with pytest.raises(StepVideoError, match="other than ASCII") as error:
+        Client(url, token="secret\nsecret")
+    assert "secret" not in str(error.value)
 
 
 def test_a_redirect_does_not_carry_the_token_away(parts):

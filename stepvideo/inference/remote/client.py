@@ -42,6 +42,8 @@ class Connection:
     def __init__(self, url: str, token: str = "", timeout_s: float = 60.0) -> None:
         if not url.startswith(("http://", "https://")):
             raise StepVideoError(f"{url!r} is no address of a server; give one like http://127.0.0.1:8000")
+        if not (token.isascii() and token.isprintable()):  # it would be shown in the error of the header
+            raise StepVideoError("the token holds other than ASCII characters, which no header can carry")
         self.url, self.timeout_s = url.rstrip("/"), timeout_s
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
@@ -52,9 +54,9 @@ class Connection:
     ) -> Iterator[http.client.HTTPResponse]:
         """The answer to a request, while its body is still to be read."""
         sent = {**self._headers, **headers, **({"Content-Type": kind} if kind else {})}
-        request = urllib.request.Request(self.url + path, body, sent, method=method)
         where = f"{method} {self.url}{path}"
         try:
+            request = urllib.request.Request(self.url + path, body, sent, method=method)
             with self._opener.open(request, timeout=self.timeout_s) as answer:
                 yield answer
         except urllib.error.HTTPError as e:
@@ -68,6 +70,8 @@ class Connection:
                 size = f"a body of {len(body or b'')} bytes"
                 raise StepVideoError(f"{where}: the server hung up on {size}; GET /v1/model tells its limits") from None
             raise StepVideoError(f"{where}: {e.reason}; {UNREACHABLE}") from None
+        except ValueError as e:  # an address or a header that HTTP cannot spell
+            raise StepVideoError(f"{where}: {e}") from None
         except (http.client.HTTPException, OSError) as e:
             raise StepVideoError(f"{where}: the connection broke ({type(e).__name__}: {e}); {UNREACHABLE}") from None
 
@@ -77,7 +81,11 @@ class Connection:
 
     def json(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        return json.loads(self.bytes(method, path, data, "application/json" if data else "", **headers))
+        answer = self.bytes(method, path, data, "application/json" if data else "", **headers)
+        try:
+            return json.loads(answer)
+        except ValueError:
+            raise StepVideoError(f"{method} {self.url}{path}: the answer is not JSON; {UNREACHABLE}") from None
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -19,7 +20,7 @@ from stepvideo.errors import StepVideoError
 from stepvideo.inference.remote.client import TOKEN_VARIABLE
 
 MIN_TOKEN = 16  # characters
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+SILENCE_S = 60.0  # after which a body that is still to come is given up
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/", "/page.js", "/page.css", "/v1/health")  # hold nothing of anybody's
 HEADERS = {
@@ -36,7 +37,7 @@ def read_token(file: Path | None, environment: Mapping[str, str] = os.environ) -
     """The token from a file or from the environment; "" if there is none.
 
     Raises:
-        StepVideoError: the file cannot be read, or the token is too short to be secret.
+        StepVideoError: the file cannot be read, or the token cannot be sent or is too short to be secret.
     """
     token, source = environment.get(TOKEN_VARIABLE, "").strip(), TOKEN_VARIABLE
     if file is not None:
@@ -45,6 +46,8 @@ def read_token(file: Path | None, environment: Mapping[str, str] = os.environ) -
             token = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as e:
             raise StepVideoError(f"--token-file {file} cannot be read: {e}") from e
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise StepVideoError(f"the token in {source} is not one word of ASCII characters, which no header can carry")
     if (file is not None or token) and len(token) < MIN_TOKEN:
         raise StepVideoError(
             f"the token in {source} has {len(token)} characters, {MIN_TOKEN} are needed; make one with: "
@@ -79,10 +82,11 @@ class Access:
     def refusal(self, method: str, path: str, headers: Headers) -> tuple[int, str] | None:
         """Status and reason, or None if the request may pass."""
         host = headers.get("host", "")
-        if not self.token and _name(host) not in LOCAL_NAMES:
+        if not self.token and not is_local(_place(host).hostname or ""):
             return 403, f"Host {host!r} is not this machine; open http://127.0.0.1 with the server's port"
         origin = headers.get("origin")
-        if origin is not None and method not in SAFE_METHODS and urlsplit(origin).netloc.lower() != host.lower():
+        own = origin is None or _place(origin.partition("://")[2]).netloc.lower() == host.lower()
+        if method not in SAFE_METHODS and not own:
             return 403, f"requests from pages of {origin!r} are not taken"
         if self.token and path not in OPEN_PATHS:
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -91,11 +95,11 @@ class Access:
         return None
 
 
-def _name(host: str) -> str:
+def _place(host: str) -> SplitResult:
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        return urlsplit(f"//{host}")
     except ValueError:
-        return ""
+        return urlsplit("")
 
 
 class Guard:
@@ -112,7 +116,7 @@ class Guard:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
-            return  # there are no websockets here
+            return await send({"type": "websocket.close"})  # there are none here
 
         async def send_safe(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -131,19 +135,27 @@ class Guard:
 
 
 def _bounded(receive: Receive, headers: Headers, limit: int) -> Receive:
-    """A `receive` that raises 413 for a body above `limit` bytes, whether its length was declared or not."""
+    """A `receive` that raises 413 for a body above `limit` bytes, whether its length was declared or not, and 408 for
+    one that stops coming."""
     declared = headers.get("content-length", "")
-    size = 0
+    size, more = 0, True
+
+    async def arrive() -> Message:
+        nonlocal size, more
+        try:
+            message = await asyncio.wait_for(receive(), SILENCE_S if more else None)  # then it waits for the hang-up
+        except TimeoutError:
+            raise HTTPException(408, f"nothing of the body came for {SILENCE_S:g} s") from None
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+        return message
 
     async def bounded() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
+        message = await arrive()
         if size > limit or (declared.isdecimal() and int(declared) > limit):
             # What is on its way is read and forgotten: a client that still sends would not see the answer.
-            while message.get("more_body") and size <= 2 * limit:
-                message = await receive()
-                size += len(message.get("body", b""))
+            while more and size <= 2 * limit:
+                await arrive()
             raise HTTPException(413, f"the body is larger than {limit} bytes, which is this server's limit")
         return message
 

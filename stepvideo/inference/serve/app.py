@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from stepvideo import __version__
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.serve import routes_parts, routes_videos
-from stepvideo.inference.serve.access import Access, Guard
+from stepvideo.inference.serve.access import HEADERS, Access, Guard
 from stepvideo.inference.serve.errors import QueueFull, Refused
 from stepvideo.inference.serve.limits import Limits
 from stepvideo.inference.serve.parts import TextPart, VAEPart
@@ -100,4 +100,4 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-    return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)
+    return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500, HEADERS)  # it does not pass the guard

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import logging
+import re
 import secrets
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -11,13 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from stepvideo import storage
 from stepvideo.errors import ArtifactError, StepVideoError
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 STOPPED = "the server stopped while it made this video; ask for it again"
 
 log = logging.getLogger(__name__)
+_ID = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")  # of `new_id`
 
 
 @dataclass
@@ -103,15 +110,11 @@ class History:
 
     def load(self) -> list[Job]:
         """All jobs, oldest first. A file that is not one of ours is left alone, with a warning."""
-        known = {f.name for f in fields(Job)} - {"progress"}
         jobs = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                data = storage.read_json(path)
-                if not isinstance(data, dict) or data.get("id") != path.stem or not set(data) <= known:
-                    raise ArtifactError(f"{path} is no record of a video")
-                jobs.append(Job(**data))
-            except (ArtifactError, TypeError) as e:
+                jobs.append(_read(path))
+            except ArtifactError as e:
                 log.warning("not in the history: %s", e)
         return jobs
 
@@ -119,9 +122,34 @@ class History:
         return self.folder / name
 
     def drop(self, job: Job, record: bool = False) -> None:
-        """Remove what was written for a job, and its record if asked."""
-        for path in self.folder.glob(f"{job.id}-*"):
-            path.unlink(missing_ok=True)
-        if record:
-            for suffix in (".json", ".image"):
-                self.path(job.id + suffix).unlink(missing_ok=True)
+        """Remove what was written for a job, and its record if asked; what cannot be removed stays."""
+        records = [self.path(job.id + suffix) for suffix in (".json", ".image")] if record else []
+        for path in [*self.folder.glob(f"{job.id}-*"), *records]:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+_RECORD = TypeAdapter(Job)
+_KNOWN = {f.name for f in fields(Job)} - {"progress"}
+
+
+def _read(path: Path) -> Job:
+    """A record as it was saved: other programs may write to the folder, and its files are handed out.
+
+    Raises:
+        ArtifactError: it is something else, or names files that are not the job's own.
+    """
+    data = storage.read_json(path)
+    try:
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()  # else no view of it could be sent
+        job = _RECORD.validate_python(data)
+    except ValueError as e:
+        reason = e.errors()[0]["msg"] if isinstance(e, ValidationError) else e
+        raise ArtifactError(f"{path} is no record of a video: {reason}") from None
+    own = re.compile(rf"{re.escape(job.id)}(-\d+\.(mp4|png)|\.image)")
+    names = [*job.files, *job.previews, *filter(None, [job.image])]
+    if job.id != path.stem or not _ID.fullmatch(job.id) or not set(data) <= _KNOWN or job.state not in STATES:
+        raise ArtifactError(f"{path} is no record of a video")
+    if not all(own.fullmatch(name) for name in names):
+        raise ArtifactError(f"{path} names files that are not its own")
+    return job

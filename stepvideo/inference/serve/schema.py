@@ -32,10 +32,10 @@ class VideoRequest(Body):
     num_inference_steps: Count | None = None
     guidance_scale: float | None = Field(None, ge=0, le=1000)
     guidance_schedule: Literal["constant", "diminishing"] | None = None
-    time_shift: float | None = Field(None, gt=0, le=1000)
+    time_shift: float | None = Field(None, ge=0.01, le=1000)
     seed: int = Field(0, ge=0, le=2**53 - 1, description="no more than a JSON number holds exactly")
     num_videos_per_prompt: Count = 1
-    fps: float = Field(25, gt=0, le=240)
+    fps: float = Field(25, ge=0.1, le=240)
 
     def options(self) -> dict[str, str | int | float]:
         """What was given, without the image."""

@@ -21,6 +21,7 @@ from stepvideo.inference.serve.limits import Limits
 from stepvideo.inference.serve.schema import VideoRequest
 from stepvideo.inference.serve.worker import Worker
 
+IMAGES = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # others run programs (EPS) or are rarely tested
 log = logging.getLogger(__name__)
 
 
@@ -207,9 +208,11 @@ def check_image(data: bytes, limits: Limits) -> None:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGES) as image:
             width, height = image.size
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as e:
+    except UnidentifiedImageError:
+        raise Refused(f"image ({len(data)} bytes) is not an image file of {', '.join(IMAGES)}") from None
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as e:
         raise Refused(f"image ({len(data)} bytes) is not an image file that can be read: {e}") from e
     if width * height > limits.max_image:
         raise Refused(f"image is {width}x{height}; this server takes at most {limits.max_image} pixels")
@@ -218,7 +221,7 @@ def check_image(data: bytes, limits: Limits) -> None:
 def view(videos: Videos, job: Job) -> dict[str, Any]:
     """A job as clients see it."""
     p, base = job.progress, f"/v1/videos/{job.id}"
-    total = p.total or sum(s["steps"] for s in job.settings)
+    total = p.total or sum(s.get("steps", 0) for s in job.settings)
     return {
         "id": job.id,
         "state": job.state,

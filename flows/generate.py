@@ -58,6 +58,7 @@ def generate_command(args: argparse.Namespace) -> int:
         memory=memory,
         parallel=ranks,
         largest=_largest(wanted, defaults),
+        embedded=args.embeddings is not None,
     )
     features = None
     if args.embeddings is not None:

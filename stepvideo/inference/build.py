@@ -40,7 +40,7 @@ Text = Component[list[int], TextEncoders]
 def build(
     dit: Path,
     vae: Path | str,
-    text: Path | str,
+    text: Path | str | None,
     device: str,
     precision: str,
     memory: MemoryConfig,
@@ -49,7 +49,7 @@ def build(
     """`Pipeline.prepare`, with the networks placed by `memory` and divided over `ranks`.
 
     Args:
-        vae, text: folders, or http addresses of `stepvideo serve`.
+        vae, text: folders, or http addresses of `stepvideo serve`; no `text` where features of all texts are given.
 
     Raises:
         ArtifactError: see `Pipeline.prepare`.
@@ -61,7 +61,7 @@ def build(
             "cannot be divided; use parallel.ulysses or parallel.cfg, or give up one of the two"
         )
     where = ranks.device if ranks else best_device(device)
-    engine = Pipeline.prepare(dit, _remote_vae(vae, where), _remote_text(text, where), str(where), precision)
+    engine = Pipeline.prepare(dit, _remote_vae(vae, where), _remote_text(text, where, dit), str(where), precision)
     dtype = torch.float32 if engine.precision == "fp32" else None
     by_layer = memory.offload == "layer"
     rest = "device" if memory.offload == "none" else "host"
@@ -71,7 +71,7 @@ def build(
     read = _finish_dit(read, memory, ranks, engine.device)
     engine.dit = Component(engine.dit.cfg, read, engine.device, "device" if by_layer else rest)
     engine.vae.rest = rest if not is_url(vae) else "device"
-    if not is_url(text):
+    if text and not is_url(text):
         engine.text = _place_text(engine.text, Path(text), memory, engine.device)
     # ranks that share the halves of guidance hold one each, which takes no more than both in turn
     engine.batched_guidance = memory.cfg_batched or (ranks is not None and ranks.config.cfg > 1)
@@ -131,15 +131,21 @@ def _remote_vae(source: Path | str, device: torch.device) -> Path | Component[VA
     return Component(remote.cfg, cast(Any, remote.to), device, origin=source)
 
 
-def _remote_text(source: Path | str, device: torch.device) -> Path | Text:
+def _remote_text(source: Path | str | None, device: torch.device, dit: Path) -> Path | Text:
+    if source is None:
+        return Component(list(dit_config(dit).caption_channels), _no_encoders, device)
     if not is_url(source):
         return Path(source)
     remote = RemoteTextEncoders(str(source), os.environ.get(TOKEN_VARIABLE, ""))
     return Component(remote.widths, cast(Any, remote.to), device, origin=source)
 
 
+def _no_encoders(_: torch.device) -> TextEncoders:
+    raise StepVideoError("this model was opened without its text encoders; give the features of all texts")
+
+
 def choose_memory(
-    dit: Path, vae: Path | str, text: Path | str, sampling: Sampling, device: str, precision: str
+    dit: Path, vae: Path | str, text: Path | str | None, sampling: Sampling, device: str, precision: str
 ) -> tuple[MemoryConfig, str]:
     """The fastest options that fit the device by prediction, exact ones if any do; and a notice when they are not the
     defaults.
@@ -150,8 +156,9 @@ def choose_memory(
     where = best_device(device)
     if where.type != "cuda":
         return MemoryConfig(), ""
-    here = {"vae": None if is_url(vae) else Path(vae), "text": None if is_url(text) else Path(text)}
-    nets = read_networks(dit, **here, embedded=is_url(text))
+    given = {"vae": vae, "text": text}
+    here = {role: None if f is None or is_url(f) else Path(f) for role, f in given.items()}
+    nets = read_networks(dit, **here, embedded=here["text"] is None)
     plans = survey(nets, Job(sampling, precision=precision))
     total = torch.cuda.get_device_properties(where).total_memory
     found = choose([p for p in plans if p.memory.exact], total) or choose(plans, total)

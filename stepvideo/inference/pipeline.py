@@ -81,6 +81,7 @@ class StepVideoPipeline:
         memory: MemoryConfig | None = None,
         parallel: ParallelConfig | None = None,
         largest: Mapping[str, Any] | None = None,
+        embedded: bool = False,
     ) -> StepVideoPipeline:
         """Open a model in the released layout; nothing but configurations is read yet.
 
@@ -97,12 +98,13 @@ class StepVideoPipeline:
                 exact ones if any do.
             parallel: how the ranks of this run (torchrun, or `stepvideo generate --nproc`) share the work.
             largest: fields of `Sampling` of the largest video to come, for that prediction; by default the model's.
+            embedded: every call gives `prompt_embeds`, so the text encoders need not be there.
 
         Raises:
             ArtifactError: names the folder or file that is missing, or the two parts that do not fit each other.
         """
-        folders = {"dit": Path(model), "vae": vae or model, "text": text or model}
-        local = {role: Path(f) for role, f in folders.items() if not is_url(f)}
+        folders = {"dit": Path(model), "vae": vae or model, "text": None if embedded else text or model}
+        local = {role: Path(f) for role, f in folders.items() if f and not is_url(f)}
         _check_folders(local)
         notice = ""
         ranks = start_ranks(parallel, local["dit"], device)

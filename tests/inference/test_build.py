@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -60,6 +62,16 @@ def test_guidance_in_turn(tiny_models, resident):
     hook.remove()
     assert sizes == [1] * 4
     torch.testing.assert_close(latents, resident[1], atol=1e-5, rtol=1e-4)
+
+
+def test_ranks_that_share_guidance_hold_a_half_each(tiny_models):
+    """In turn, every rank would compute both."""
+    ranks = SimpleNamespace(device=torch.device("cpu"), velocity=print, decode=print, load_dit=print)
+    memory = MemoryConfig(cfg_batched=False)
+    for degree, batched in ((2, True), (1, False)):
+        ranks.config = ParallelConfig(cfg=degree)
+        engine = build(tiny_models, tiny_models, tiny_models, "cpu", "fp32", memory, cast(Any, ranks))
+        assert engine.batched_guidance is batched
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 
 import pytest
 import safetensors.torch
@@ -125,6 +126,20 @@ def test_generate_takes_the_file(tiny_models, file, tmp_path, monkeypatch):
     assert main(["generate", PROMPT, "--out", str(tmp_path / "a.mp4"), *common]) == 0
     assert (tmp_path / "a.mp4").exists()
     assert main(["generate", "不在其中", "--out", str(tmp_path / "b.mp4"), *common]) == 2
+
+
+def test_features_need_no_encoders(tiny_models, file, tmp_path, capsys):
+    """Nor 40 GB of them: that is what the file is for."""
+    model = shutil.copytree(tiny_models, tmp_path / "model")
+    for part in ("step_llm", "hunyuan_clip"):
+        shutil.rmtree(model / part)
+    call = ["generate", PROMPT, "--model", str(model), "--steps", "2", "--device", "cpu"]
+    assert main([*call, "--out", str(tmp_path / "a.mp4"), "--embeddings", str(file)]) == 0
+    assert main([*call, "--out", str(tmp_path / "b.mp4")]) == 2
+    assert "holds no step_llm/" in capsys.readouterr().err
+    pipe = StepVideoPipeline.from_pretrained(model, device="cpu", embedded=True)
+    with pytest.raises(StepVideoError, match="opened without its text encoders"):
+        pipe(PROMPT)
 
 
 def test_the_command_is_registered(tiny_models, tmp_path, capsys):

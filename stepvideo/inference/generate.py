@@ -66,7 +66,7 @@ def generate(
     """
     check_format(fps, preview)
     jobs = [_job(pipe, r, fps, lineage or {}, say) for r in requests]
-    _check_distinct([path for job in jobs for path in (job.out, preview_path(job.out, preview)) if path])
+    _check_distinct(jobs, preview)
     jobs = pipe.agree(lambda: [_what_is_there(job, preview, overwrite) for job in jobs])
     for notice in pipe.notices:
         say(notice)
@@ -156,6 +156,11 @@ def _is_there(path: Path, made_by: Mapping[str, Any], overwrite: bool) -> bool:
     return False
 
 
-def _check_distinct(paths: Sequence[Path]) -> None:
-    if twice := [path for path, times in Counter(paths).items() if times > 1]:
+def _check_distinct(jobs: Sequence[_Job], preview: str) -> None:
+    written = Counter(path.resolve() for job in jobs for path in (job.out, preview_path(job.out, preview)) if path)
+    if twice := [path for path, times in written.items() if times > 1]:
         raise StepVideoError(f"two requests would write {twice[0]}; give them different names")
+    if lost := [
+        job.request.image for job in jobs if job.request.image and Path(job.request.image).resolve() in written
+    ]:
+        raise StepVideoError(f"the image {lost[0]} would be overwritten; choose another --out")

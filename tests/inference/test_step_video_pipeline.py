@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from stepvideo.data.video_io import write_image
 from stepvideo.diffusion.component import Component
 from stepvideo.diffusion.noise import generator
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.errors import ArtifactError, StepVideoError
+from stepvideo.inference.generate import generate
 from stepvideo.inference.pipeline import StepVideoPipeline, open_image
+from stepvideo.inference.requests import Request
 from stepvideo.models import checkpoints
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
@@ -232,6 +235,16 @@ def test_where_a_component_waits(rest, moves):
         with component.use() as a, component.use() as b:
             assert a is b is network
     assert network.moves == moves
+
+
+def test_the_image_is_never_overwritten(image_pipe, tmp_path):
+    path = tmp_path / "a.png"
+    write_image(path, np.zeros((8, 8, 3), np.uint8))
+    before = path.read_bytes()
+    request = Request(PROMPT, tmp_path / "a.mp4", image=str(path), options={"height": 32, "width": 32})
+    with pytest.raises(StepVideoError, match="the image .*a.png would be overwritten"):
+        generate(image_pipe, [request], preview="png", overwrite=True)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])

@@ -182,10 +182,12 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            if self._tmp.exists():  # it failed, here or before
+                self.abort()
 
 
 def write_video(

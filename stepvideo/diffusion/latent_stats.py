@@ -34,7 +34,7 @@ class LatentStats:
         data = storage.read_json(path)
         try:
             stats = cls(*(torch.tensor(data[k], dtype=torch.float32) for k in ("mean", "std")))
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise ArtifactError(f"{path} must hold lists mean and std: {e}") from e
         both = torch.stack([stats.mean_z, stats.std_z]) if stats.mean_z.shape == stats.std_z.shape else torch.empty(0)
         if both.shape != (2, channels) or not both.isfinite().all() or (stats.std_z <= 0).any():

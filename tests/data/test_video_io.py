@@ -12,8 +12,10 @@ from stepvideo.data.video_io import (
     VideoWriter,
     iter_frames,
     read_image,
+    read_image_metadata,
     read_video,
     video_fps,
+    write_gif,
     write_image,
     write_video,
 )
@@ -128,3 +130,26 @@ def test_images(tmp_path: Path) -> None:
     for name in ("bad.png", "none.png"):
         with pytest.raises(ArtifactError, match=name):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UnicodeEncodeError("utf-8", "x", 0, 1, "no")])
+def test_a_failure_while_closing_leaves_nothing(tmp_path, monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error
+
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        with VideoWriter(tmp_path / "a.mp4", 32, 32, 25) as writer:
+            writer.add(np.zeros((32, 32, 3), np.uint8))
+            monkeypatch.setattr(writer, "_mux", fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gif_tells_its_comment_and_half_an_image_is_an_error(tmp_path):
+    comment = "红" * 10_000
+    write_gif(tmp_path / "a.gif", np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8), 10, comment)
+    assert read_image_metadata(tmp_path / "a.gif")["comment"] == comment
+    write_image(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), {"comment": "x"})
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ArtifactError, match="a.png cannot be read as an image"):
+        read_image_metadata(tmp_path / "a.png")

@@ -11,10 +11,11 @@ import safetensors.torch
 import torch
 
 from stepvideo.cli import main
+from stepvideo.diffusion.conditions import TextFeatures
 from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.embed import command
-from stepvideo.inference.embed.files import load_embeddings, read_metadata, save_embeddings
+from stepvideo.inference.embed.files import KEY, load_embeddings, read_metadata, save_embeddings
 from stepvideo.inference.pipeline import StepVideoPipeline
 
 PROMPT, OTHER = "一个红色的大圆向右移动", "a small blue square moves up"
@@ -58,6 +59,14 @@ def test_the_command_encodes_what_generate_would(tiny_models, tmp_path, capsys):
     assert read_metadata(out)["texts"] == printed["texts"]
 
 
+def test_half_characters_are_kept_as_they_were_given(tmp_path, pipe):
+    """What a shell hands over that is no UTF-8."""
+    texts = ["a \udcff circle"]
+    features = pipe.engine.encode_prompts([PROMPT])
+    save_embeddings(tmp_path / "f", TextFeatures(texts, features), "abc")
+    assert read_metadata(tmp_path / "f")["texts"] == texts
+
+
 def test_equal_texts_give_equal_bytes(tiny_models, file, tmp_path):
     run(PROMPT, OTHER, "--text", tiny_models, "--out", tmp_path / "again.safetensors", "--device", "cpu")
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
@@ -88,6 +97,16 @@ def test_files_that_are_none_are_named(tmp_path, file):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other")
     with pytest.raises(ArtifactError, match="holds no text features of this version"):
         load_embeddings(tmp_path / "other", [16, 16])
+    tensors = safetensors.torch.load_file(file)
+    about = read_metadata(file)
+    for told in ("{", "[]", "{}", json.dumps(about | {"texts": 5}), json.dumps(about | {"texts": [1, 2, 3]})):
+        safetensors.torch.save_file(tensors, tmp_path / "told", {KEY: told})
+        with pytest.raises(ArtifactError, match="does not tell its texts"):
+            load_embeddings(tmp_path / "told", [16, 16])
+    for change in ({"encoder_hidden_states": torch.tensor(1.0)}, {"encoder_attention_mask": torch.ones(3)}):
+        safetensors.torch.save_file(tensors | change, tmp_path / "shape", {KEY: json.dumps(about)})
+        with pytest.raises(ArtifactError, match="do not fit"):
+            load_embeddings(tmp_path / "shape", [16, 16])
     (tmp_path / "cut").write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="cut"):
         load_embeddings(tmp_path / "cut", [16, 16])

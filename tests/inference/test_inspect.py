@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -202,8 +203,9 @@ def test_what_cannot_be_predicted_is_told_beside_the_rest(model, capsys):
 
 
 def test_a_card_nobody_knows():
-    with pytest.raises(StepVideoError, match="--gpu 'warp9'"):
-        gigabytes("warp9")
+    for text in ("warp9", "0", "-24GB", "nan"):
+        with pytest.raises(StepVideoError, match=f"--gpu '{text}'"):
+            gigabytes(text)
 
 
 @pytest.fixture
@@ -235,7 +237,7 @@ def test_stages_become_one_released_folder(stages, tmp_path, copy):
         for path in (p for p in folder.rglob("*") if p.is_file() and p.name != "metrics.json"):
             made = out / path.relative_to(folder)
             assert made.read_bytes() == path.read_bytes(), role
-            assert (made.stat().st_ino == path.stat().st_ino) != copy
+            assert (made.stat().st_ino == path.stat().st_ino) == (path.suffix == ".safetensors" and not copy)
     assert any("latent_stats.json" in n for n in notices) and any("vae/config.json" in n for n in notices)
     before, after = (load_tokenizers(root).clip.encode_batch(["a red circle"])[0] for root in (stages["text"], out))
     assert torch.equal(before, after)
@@ -261,6 +263,22 @@ def test_a_failed_export_leaves_nothing(stages, tmp_path):
     assemble(out, **stages)
     with pytest.raises(ArtifactError, match="exists already"):
         assemble(out, **stages)
+    with pytest.raises(ArtifactError, match=r"text/transformer/config.json is missing"):
+        assemble(out.parent / "other", **(stages | {"transformer": stages["text"]}))
+
+
+def test_of_two_exports_to_one_folder_one_is_whole_and_one_is_told(stages, tmp_path, monkeypatch):
+    out, replace = tmp_path / "out" / "model", os.replace
+
+    def late(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        assemble(out, **stages)
+        replace(source, target)
+
+    monkeypatch.setattr("stepvideo.inference.export.assemble.os.replace", late)
+    with pytest.raises(ArtifactError, match="made by somebody else meanwhile"):
+        assemble(out, **stages)
+    assert survey(out).ok and [p.name for p in out.parent.iterdir()] == ["model"]
 
 
 def test_export_by_command(stages, tmp_path, capsys):

@@ -54,7 +54,7 @@ def call(args: argparse.Namespace) -> int:
     if args.json:
         shapes = {k: list(v.shape) for k, v in features.conditions.items()}
         made = {"out": str(args.out), "texts": texts, "encoder": digest, "shapes": shapes}
-        print(json.dumps(made, ensure_ascii=False))
+        print(json.dumps(made))
     else:
         print(f"{args.out}: {len(texts)} texts, the negative one included; {args.out.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -32,7 +32,7 @@ def save_embeddings(path: Path, features: TextFeatures, encoder: str, lineage: M
         ArtifactError: the file cannot be written.
     """
     about = {"texts": list(features.texts), "encoder": encoder, "lineage": dict(lineage or {})}
-    metadata = {KEY: json.dumps(about, ensure_ascii=False, sort_keys=True)}  # one entry: safetensors shuffles several
+    metadata = {KEY: json.dumps(about, sort_keys=True)}  # one entry: safetensors shuffles several
     tensors = {k: v.detach().cpu().contiguous() for k, v in features.conditions.items()}
     storage.write_atomic(Path(path), safetensors.torch.save(tensors, metadata))
 
@@ -49,14 +49,16 @@ def load_embeddings(path: Path, caption_channels: Sequence[int]) -> TextFeatures
         llm, clip, mask = tensors[LLM], tensors[CLIP], tensors[MASK]
     except (SafetensorError, OSError, KeyError) as e:
         raise ArtifactError(f"{path} is damaged: {e!r}; make it again with `stepvideo embed`") from e
+    n, tokens = len(texts), [*llm.shape[1:2], *clip.shape[1:2]]
+    if not (llm.ndim == clip.ndim == 3 and len(llm) == len(clip) == n and list(mask.shape) == [n, sum(tokens)]):
+        shapes = ", ".join(str(list(t.shape)) for t in (llm, clip, mask))
+        raise ArtifactError(f"{path}: {n} texts and tensors of {shapes} do not fit; make it again")
     widths = [llm.shape[-1], clip.shape[-1]]
     if list(caption_channels) != widths[: len(caption_channels)]:
         raise ArtifactError(
             f"{path} holds text features of widths {widths}, this transformer reads {list(caption_channels)}; encode "
             "the texts with the encoders that it was trained with"
         )
-    if not len(texts) == len(llm) == len(clip) == len(mask) or mask.shape[1] != llm.shape[1] + clip.shape[1]:
-        raise ArtifactError(f"{path}: {len(texts)} texts and tensors of {len(llm)} do not fit; make it again")
     return TextFeatures(texts, of_streams({LLM: llm, CLIP: clip, MASK: mask}, caption_channels))
 
 
@@ -73,4 +75,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} cannot be read as text features: {e}; make them with `stepvideo embed`") from e
     if KEY not in metadata:
         raise ArtifactError(f"{path} holds no text features of this version; make them with `stepvideo embed`")
-    return json.loads(metadata[KEY])
+    try:
+        about = json.loads(metadata[KEY])
+        if all(isinstance(text, str) for text in about["texts"]) and {"encoder", "lineage"} <= set(about):
+            return about
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ArtifactError(f"{path} is damaged: it does not tell its texts and encoders; make it again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,9 +14,11 @@ from stepvideo import storage
 from stepvideo.errors import ArtifactError
 from stepvideo.inference.inspect.survey import Survey, survey
 from stepvideo.models.checkpoints import save_model_index, save_scheduler
+from stepvideo.models.config_files import dit_config
 from stepvideo.models.layout import BESIDE, PARTS
 from stepvideo.models.tokenizers import BERT_CONFIG, SPECIAL_TOKENS
 
+WEIGHTS = (".safetensors", ".bin")
 LATENT_STATS = "transformer/latent_stats.json"
 ROLES = [f"{t.strip('[]').lower()}_token" for t in SPECIAL_TOKENS]
 
@@ -26,7 +29,7 @@ def assemble(out: Path, transformer: Path, vae: Path, text: Path, copy: bool = F
     Args:
         transformer: folder that holds `transformer/`, and `sampling.json` if it was trained here.
         vae, text: folders that hold `vae/`, and `step_llm/` and `hunyuan_clip/`.
-        copy: files of their own instead of hard links, which take no space but change with their source.
+        copy: weights of their own instead of hard links, which take no space but change with their source.
 
     Returns:
         What software other than this needs to know before it runs the model.
@@ -37,6 +40,7 @@ def assemble(out: Path, transformer: Path, vae: Path, text: Path, copy: bool = F
     out = Path(out)
     if out.exists():
         raise ArtifactError(f"{out} exists already; remove it or choose another folder")
+    image_to_video = dit_config(transformer).use_additional_conditions
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent))
@@ -45,7 +49,7 @@ def assemble(out: Path, transformer: Path, vae: Path, text: Path, copy: bool = F
     try:
         for role, source in {"dit": transformer, "vae": vae, "text": text}.items():
             _take(role, Path(source), made, copy)
-        _complete(made)
+        _complete(made, image_to_video)
         found = survey(made)
         if not found.ok:
             told = "; ".join(found.problems).replace(f"{made}{os.sep}", "")
@@ -53,6 +57,8 @@ def assemble(out: Path, transformer: Path, vae: Path, text: Path, copy: bool = F
         made.chmod(0o755)
         os.replace(made, out)
     except OSError as e:
+        if e.errno == errno.ENOTEMPTY:
+            raise ArtifactError(f"{out} was made by somebody else meanwhile; choose another folder") from e
         raise ArtifactError(f"cannot write {out}: {e.strerror or e}; free space or choose another folder") from e
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -68,14 +74,14 @@ def _take(role: str, source: Path, made: Path, copy: bool) -> None:
     for path in files:
         target = made / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copyfile if copy else storage.link_or_copy)(path, target)
+        link = path.suffix in WEIGHTS and not copy  # people edit the small files
+        (storage.link_or_copy if link else shutil.copyfile)(path, target)
 
 
-def _complete(made: Path) -> None:
+def _complete(made: Path, image_to_video: bool) -> None:
     """The small files that the stages do not write."""
-    config = storage.read_json(made / "transformer" / "config.json")
     save_scheduler(made)
-    save_model_index(made, bool(config.get("use_additional_conditions")))
+    save_model_index(made, image_to_video)
     tokens = dict(zip(ROLES, SPECIAL_TOKENS))
     bert = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "tokenize_chinese_chars": True, **tokens}
     for name, content in ((BERT_CONFIG, bert), ("special_tokens_map.json", tokens)):

@@ -17,7 +17,9 @@ Located = tuple[dict[str, Any], dict[str, str]]  # folders by role: model, vae, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The caller adds --model, --vae and --text."""
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    parser.add_argument("--copy", action="store_true", help="copy the files; otherwise they are hard links if possible")
+    parser.add_argument(
+        "--copy", action="store_true", help="copy the weights; otherwise they are hard links if possible"
+    )
 
 
 def folders(args: argparse.Namespace) -> Located:

@@ -48,8 +48,8 @@ def gigabytes(text: str) -> float:
     name = text.lower().replace(" ", "").removeprefix("rtx").removeprefix("nvidia")
     if name in CARDS:
         return float(CARDS[name])
-    if m := re.fullmatch(r"(\d+(?:\.\d+)?)(?:gi?b?)?", name):
-        return float(m[1])
+    if (m := re.fullmatch(r"(\d+(?:\.\d+)?)(?:gi?b?)?", name)) and (size := float(m[1])) > 0:
+        return size
     raise StepVideoError(f"--gpu {text!r}: give a size such as 24GB, or one of {', '.join(CARDS)}")
 
 

@@ -20,7 +20,9 @@ def content(folder: Path, part: str) -> str:
     for name in PARTS[part]:
         if not (folder / name).is_dir():
             raise ArtifactError(f"weights.{part}={folder} holds no {name}/; give a folder in the released layout")
-    return storage.sampled_digest(folder / name for name in PARTS[part])
+    networks = storage.sampled_digest(folder / name for name in PARTS[part])
+    beside = [storage.sha256_file(path)[:8] for name in BESIDE[part] if (path := folder / name).exists()]
+    return "-".join([networks, *beside])
 
 
 def run(ctx: StageContext) -> dict[str, float]:

@@ -51,6 +51,16 @@ def test_other_weights_than_planned_and_none_at_all(released, stage, tmp_path):
         content(tmp_path, "text")
 
 
+def test_files_beside_the_networks_count(released):
+    """The number of tokens is no weight, but decides what the text encoders give."""
+    bare = content(released, "text")
+    seen = {bare}
+    for length in (40, 41):
+        storage.write_json(released / "text_lengths.json", {"llm_length": length, "clip_length": 40})
+        seen.add(content(released, "text"))
+    assert len(seen) == 3 and bare == storage.sampled_digest(released / n for n in ("step_llm", "hunyuan_clip"))
+
+
 def test_training_starts_from_it(released, cache, subsets, stage, tmp_path):
     """In float32, on latents as the given model sees them (not normalised), and it goes on from its weights."""
     from latent_cache import TRAIN

@@ -34,8 +34,8 @@ def save_tensors(state: Mapping[str, Tensor], folder: Path, stem: str, shard_byt
     """Write `folder/stem.safetensors`, or `stem-00001-of-0000N.safetensors` and `stem.safetensors.index.json` above a
     size.
 
-    Tensors keep their dtype and order; equal tensors give equal bytes. Files of an earlier save under the same stem
-    go away. Tensors of another device come to the host a shard at a time.
+    Tensors keep their dtype and order; equal tensors give equal bytes. Files of an earlier save under the same stem,
+    finished or killed, go away. Tensors of another device come to the host a shard at a time.
 
     Raises:
         ArtifactError: names the file that could not be written, and why.
@@ -60,7 +60,7 @@ def _save(state: Mapping[str, Tensor], folder: Path, stem: str, shard_bytes: int
         weight_map = {k: name for name, keys in zip(names, shards) for k in keys}
         storage.write_json(index, {"metadata": {"total_size": size}, "weight_map": weight_map})
         written.append(index)
-    shard = re.compile(re.escape(stem) + r"(-\d{5}-of-\d{5})?\.safetensors")
+    shard = re.compile(rf"\.?{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.tmp-[0-9a-f]{{8}})?")
     for old in folder.iterdir():
         if shard.fullmatch(old.name) and old not in written:
             old.unlink()

@@ -359,6 +359,22 @@ def test_a_stopping_server_ends_the_running_and_keeps_the_queued(start):
     assert again.wait(queued, "done")
 
 
+def test_what_was_cancelled_while_the_server_stopped_stays_so(start):
+    server = start()
+    server.engine.go.clear()
+    running, queued = (server.post(p).json()["id"] for p in ("one", "two"))
+    server.wait(running, "running")
+    stopping = threading.Thread(target=server.videos.close, args=(10,))
+    stopping.start()
+    while not server.videos.closing:
+        time.sleep(0.01)
+    assert server.http.delete(f"/v1/videos/{queued}").json()["state"] == "cancelled"
+    server.engine.go.set()
+    stopping.join()
+    again = start()
+    assert again.wait(queued, "cancelled") and again.engine.order == []
+
+
 def test_a_token_is_asked_for_and_compared(start):
     server = start(Access("0.0.0.0", TOKEN))
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}, {"authorization": "Bearer ü"}):

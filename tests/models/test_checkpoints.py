@@ -126,7 +126,8 @@ def test_shards_with_an_index(tmp_path):
     assert n > 1 and shards[0] == f"diffusion_pytorch_model-00001-of-{n:05d}.safetensors"
     assert index["metadata"]["total_size"] == sum(p.nbytes for p in model.state_dict().values())
     assert same(model, checkpoints.load_dit(tmp_path))
-    checkpoints.save_dit(model, tmp_path)  # whole again: no shard of the earlier save remains
+    (folder / f".{shards[0]}.tmp-0123abcd").touch()  # of a save that was killed
+    checkpoints.save_dit(model, tmp_path)  # whole again: no shard of the earlier saves remains
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
     checkpoints.save_dit(model, tmp_path, shard_bytes=50_000)
     (folder / shards[1]).unlink()

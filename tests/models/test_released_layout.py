@@ -22,6 +22,7 @@ from stepvideo.models.config import CLIPTextConfig, DiTConfig, VAEConfig
 from stepvideo.models.dit import DiT
 from stepvideo.models.tensor_files import entries, read
 from stepvideo.models.video_vae import VideoVAE
+from stepvideo.models.weights import listing, save_tensors
 
 STEM = "diffusion_pytorch_model"
 KEYS = Path(__file__).parents[1] / "data" / "golden" / "official_30b_keys.json"
@@ -246,6 +247,35 @@ def test_others_may_read_what_was_saved_and_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="cannot write .*file/transformer"):
         checkpoints.save_dit(tiny_dit(), tmp_path / "file")
+
+
+def test_a_save_that_is_interrupted_at_any_file_leaves_no_mixture(tmp_path, monkeypatch):
+    """A checkpoint of zeros is overwritten by ones; whatever loads after the kill is of one save."""
+    folder, replace = tmp_path / "m", os.replace
+
+    class Killed(BaseException):
+        pass
+
+    for files in range(4):  # three shards and the index
+        for value in (0.0, 1.0):
+            left = [files] if value else [99]
+
+            def moved(source, target, left=left):
+                if not left[0]:
+                    raise Killed
+                left[0] -= 1
+                replace(source, target)
+
+            monkeypatch.setattr("stepvideo.models.weights.os.replace", moved)
+            state = {f"t{i}": torch.full((10,), value) for i in range(3)}
+            if value:
+                with pytest.raises(Killed):
+                    save_tensors(state, folder, "x", shard_bytes=40)
+            else:
+                save_tensors(state, folder, "x", shard_bytes=40)
+                assert len(list(folder.iterdir())) == 4
+        with pytest.raises(ArtifactError, match="index.json is missing beside 3 shards"):
+            listing(folder, "x")
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from stepvideo.errors import ArtifactError
 from stepvideo.inference.inspect.survey import Survey, networks
 from stepvideo.models.tensor_files import read
 
+CLEAR = "\x1b[K"  # the rest of a terminal's line
+
 
 def look(found: Survey) -> None:
     """Adds to every network's part: the sha256 of each tensor, one of all, and the tensors with NaN or Inf; those are
@@ -34,6 +36,7 @@ def look(found: Survey) -> None:
         whole = hashlib.sha256("".join(f"{k} {held[k].dtype} {v}\n" for k, v in sorted(sums.items())).encode())
         part.deep = {"sha256": whole.hexdigest(), "tensors": sums}
         found.problems += [f"{part.name}: {problem}" for problem in part.problems]
+    progress.end()
     if found.problems:
         found.usable = []
 
@@ -62,4 +65,10 @@ class _Progress:
             return
         self.shown = now
         left = (now - self.start) * (total - self.done) / max(self.done, 1)
-        print(f"\rread {self.done / 1e9:.1f} of {total / 1e9:.1f} GB, {left:.0f} s left ", end="", file=sys.stderr)
+        print(
+            f"\r{CLEAR}read {self.done / 1e9:.1f} of {total / 1e9:.1f} GB, {left:.0f} s left ", end="", file=sys.stderr
+        )
+
+    def end(self) -> None:
+        if self.shown:
+            print(f"\r{CLEAR}", end="", file=sys.stderr, flush=True)

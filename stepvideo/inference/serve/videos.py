@@ -112,7 +112,7 @@ class Videos:
                 raise Conflict(f"video {id} is {job.state} already")
             if not job.over:
                 self._unwanted.add(id)
-                if self.worker.remove(id):
+                if self.worker.remove(id) or (self.closing and job.state == QUEUED):
                     self._end(job, CANCELLED)
         return job
 
@@ -185,7 +185,7 @@ class Videos:
 
     def _begin(self, job: Job) -> None:
         with self._lock:
-            if job.id in self._unwanted:
+            if job.over or job.id in self._unwanted:
                 raise Cancelled
             job.state, job.started = RUNNING, time.time()
             self.history.save(job)

@@ -28,6 +28,7 @@ from stepvideo.inference.settings import SAMPLING_NAMES, resolve
 from stepvideo.models.config_files import dit_config
 from stepvideo.parallel.config import ParallelConfig
 from stepvideo.parallel.launch import exit_code, is_rank, rank, run_ranks
+from stepvideo.storage import sha256_file
 
 NEWEST_FIRST = ("turbo", "dpo", "average", "sft.1", "t2vi_540.s6", "t2vi_192.s3", "t2i")
 
@@ -65,6 +66,7 @@ def generate_command(args: argparse.Namespace) -> int:
         from stepvideo.inference.embed.files import load_embeddings
 
         features = load_embeddings(args.embeddings, pipe.engine.dit.cfg.caption_channels)
+        lineage["embeddings"] = sha256_file(args.embeddings)[:16]
     console = screen.console(stderr=args.json)
 
     def say(text: str) -> None:

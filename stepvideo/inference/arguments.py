@@ -97,17 +97,21 @@ def parallel_of(args: argparse.Namespace) -> ParallelConfig:
     Raises:
         ConfigError: degrees whose product is not --nproc.
     """
-    given = {"tensor": args.tensor, "ulysses": args.ulysses, "cfg": args.cfg_ranks}
-    ranks = args.nproc or int(os.environ.get("WORLD_SIZE", 1))
+    degrees = {"tensor": args.tensor, "ulysses": args.ulysses, "cfg": args.cfg_ranks}
+    given = {k: v for k, v in degrees.items() if v is not None}
+    ranks = int(os.environ.get("WORLD_SIZE", 1)) if args.nproc is None else args.nproc
+    if ranks < 1:
+        raise ConfigError(f"--nproc {ranks}: give 1 or more")
     try:
-        if any(given.values()):
-            config = ParallelConfig(**{k: v for k, v in given.items() if v is not None})
+        if given:
+            config = ParallelConfig(**given)
             if ranks > 1 and config.world_size != ranks:
                 raise ConfigError(
                     f"--nproc {ranks}: tensor · ulysses · cfg-ranks is {config.world_size}; make them equal"
                 )
             return config
-        return ParallelConfig(cfg=2, ulysses=ranks // 2) if ranks % 2 == 0 else ParallelConfig(ulysses=ranks)
+        halves = 2 if ranks % 2 == 0 and args.guidance_scale != 1 else 1
+        return ParallelConfig(cfg=halves, ulysses=ranks // halves)
     except ValueError as e:
         raise ConfigError(str(e)) from e
 

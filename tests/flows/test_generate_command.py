@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from flows.generate import _largest
 from stepvideo.cli import main
 from stepvideo.diffusion.sampling import Sampling
+from stepvideo.errors import ConfigError
+from stepvideo.inference.arguments import add_arguments, parallel_of
 from stepvideo.inference.outputs import read_made_by
 from stepvideo.inference.requests import Request
 
@@ -84,3 +87,36 @@ def test_mistakes(run, args, message, tmp_path, monkeypatch):
     code, _, err = run(*args)
     assert code == 2 and message in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "degrees"),
+    [
+        ([], (1, 1, 1)),
+        (["--nproc", "4"], (1, 2, 2)),
+        (["--nproc", "4", "--cfg", "1"], (1, 4, 1)),
+        (["--nproc", "3"], (1, 3, 1)),
+        (["--nproc", "4", "--tensor", "4"], (4, 1, 1)),
+        (["--ulysses", "2", "--cfg-ranks", "2"], (1, 2, 2)),
+    ],
+)
+def test_ranks_share_guidance_then_tokens(args, degrees):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    config = parallel_of(parser.parse_args(["a red circle", *args]))
+    assert (config.tensor, config.ulysses, config.cfg) == degrees
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--nproc", "0"], "--nproc 0: give 1 or more"),
+        (["--tensor", "0"], "parallel.tensor=0"),
+        (["--nproc", "3", "--tensor", "2"], "is 2; make them equal"),
+    ],
+)
+def test_impossible_ranks(args, message):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(ConfigError, match=message):
+        parallel_of(parser.parse_args(["a red circle", *args]))

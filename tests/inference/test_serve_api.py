@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
+import random
 import threading
 import time
 import zlib
@@ -24,9 +26,10 @@ from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.serve.access import Access, read_token
 from stepvideo.inference.serve.app import Service, create_app
 from stepvideo.inference.serve.engine import Made, Plan
+from stepvideo.inference.serve.errors import Refused
 from stepvideo.inference.serve.jobs import STOPPED, History
 from stepvideo.inference.serve.limits import Limits
-from stepvideo.inference.serve.videos import Videos
+from stepvideo.inference.serve.videos import Videos, check_image
 from stepvideo.inference.serve.worker import Worker
 
 URL = "http://127.0.0.1:8000"
@@ -198,6 +201,19 @@ def test_an_image_reaches_the_engine_as_a_file(start):
     Image.new("RGB", (40, 30), "red").save(out, "png")
     Image.new("RGB", (40, 30), "red").save(large := io.BytesIO(), "png")
     assert "40x30" in server.post(image=base64.b64encode(large.getvalue()).decode()).json()["error"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"])
+def test_damaged_images_are_refused_or_taken_and_nothing_else(kind):
+    out, rng = io.BytesIO(), random.Random(0)
+    Image.new("RGB", (64, 48), "red").save(out, kind)
+    check_image(out.getvalue(), Limits())
+    for _ in range(200):
+        data = bytearray(out.getvalue())
+        for _ in range(4):
+            data[rng.randrange(min(len(data), 200))] = rng.randrange(256)
+        with contextlib.suppress(Refused):
+            check_image(bytes(data), Limits())
 
 
 def test_oversize_bodies_are_refused_whether_declared_or_not(start):

@@ -216,8 +216,10 @@ def read_image(path: Path) -> np.ndarray:
         raise ArtifactError(f"{path} cannot be read: {_reason(e)}") from e
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:  # for one, more pixels than OpenCV allows
-        image = None
+    except cv2.error as e:
+        if e.code == cv2.Error.StsNoMem:  # says nothing of the file
+            raise
+        image = None  # for one, more pixels than OpenCV allows
     if image is None:
         raise ArtifactError(f"{path} is not an image that can be decoded ({data.size} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -62,7 +62,14 @@ def test_exit_codes() -> None:
 def test_an_interrupted_launcher_leaves_nobody_behind() -> None:
     script = "import time; print('here', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", LAUNCH.format(2), "--", "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as launcher:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # a test run in the background ignores SIGINT, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as launcher:
         assert launcher.stdout is not None and launcher.stdout.readline() == "here\n"
         launcher.send_signal(signal.SIGINT)
         launcher.communicate(timeout=30)  # ends when the last rank has closed its end of the pipe

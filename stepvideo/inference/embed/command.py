@@ -12,9 +12,9 @@ from pathlib import Path
 
 from stepvideo.errors import StepVideoError
 from stepvideo.inference.requests import Request, from_file
+from stepvideo.models.layout import PARTS
 
 HELP = "encode prompts into a file, so that generating from them needs no text encoder"
-PARTS = ("step_llm", "hunyuan_clip")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +36,10 @@ def call(args: argparse.Namespace) -> int:
         StepVideoError: no text, a folder without encoders, a file that cannot be read or written.
     """
     texts = _texts(args)
-    for part in PARTS:
+    parts = PARTS["text"]
+    for part in parts:
         if not (args.text / part).is_dir():
-            raise StepVideoError(f"{args.text} holds no {part}/; give --text DIR, a folder with {' and '.join(PARTS)}")
+            raise StepVideoError(f"{args.text} holds no {part}/; give --text DIR, a folder with {' and '.join(parts)}")
     from stepvideo.diffusion.conditions import TextFeatures, encode_texts
     from stepvideo.diffusion.pipeline import best_device
     from stepvideo.inference.embed.files import save_embeddings
@@ -49,7 +50,7 @@ def call(args: argparse.Namespace) -> int:
     device = best_device(args.device)
     encoders = read_text_by_layer(args.text, device) if args.offload else load_text_encoders(args.text, device)
     features = TextFeatures(texts, encode_texts(encoders, texts))
-    digest = sampled_digest(args.text / part for part in PARTS)
+    digest = sampled_digest(args.text / part for part in parts)
     save_embeddings(args.out, features, digest, {"text": args.text.resolve().name})
     if args.json:
         shapes = {k: list(v.shape) for k, v in features.conditions.items()}

@@ -137,13 +137,12 @@ def locate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     """The folders that `StepVideoPipeline.from_pretrained` takes, and what they are called.
 
     `args` has store, model, vae, text: each of the last three a folder in the released layout or an artifact, "" for
-    what belongs to the model.
+    what belongs to the model. A store is needed only for what is an artifact.
     """
-    store = store_of(args.store)
     model = Path(args.model) if args.model else None
     artifact = None
     if model is None or not (model / "transformer").is_dir():
-        artifact = _find(store, args.model, "transformer") if args.model else _best(store)
+        artifact = _find(args.store, args.model, "transformer") if args.model else _best(store_of(args.store))
         model = artifact.out
     folders: dict[str, Any] = {"model": model}
     names = {"model": _name(artifact, model)}
@@ -153,14 +152,14 @@ def locate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
             folders[role] = names[role] = given
         elif given and (Path(given) / part).is_dir():
             folders[role], names[role] = Path(given), Path(given).resolve().name
-        elif behind := _find(store, given, part) if given else _behind(store, artifact, role, model / part):
+        elif behind := _find(args.store, given, part) if given else _behind(args.store, artifact, role, model / part):
             folders[role], names[role] = behind.out, _name(behind, behind.out)
     return folders, names
 
 
-def _find(store: Store, ref: str, part: str) -> Artifact:
+def _find(folder: str | None, ref: str, part: str) -> Artifact:
     try:
-        return find(store, ref)
+        return find(store_of(folder), ref)
     except ArtifactError:
         if Path(ref).is_dir():
             raise ArtifactError(
@@ -193,11 +192,12 @@ def _best(store: Store) -> Artifact:
     raise ArtifactError(f"there is no trained model in {store.root} yet; `stepvideo run` trains one (or give --model)")
 
 
-def _behind(store: Store, artifact: Artifact | None, role: str, own: Path) -> Artifact | None:
+def _behind(folder: str | None, artifact: Artifact | None, role: str, own: Path) -> Artifact | None:
     """The nearest artifact that served as `role` to the model or to what it was made from; None if the model has its
     `own`, or is no artifact."""
     if artifact is None or own.is_dir():
         return None
+    store = store_of(folder)
     todo, seen = [artifact], set()
     while todo:
         inputs = todo.pop(0).manifest["inputs"]

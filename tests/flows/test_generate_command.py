@@ -29,7 +29,9 @@ def run(tiny_models, capsys):
 
 
 def test_one_prompt(run, tmp_path, tiny_models):
-    code, out, _ = run(PROMPT, "--out", str(tmp_path / "a.mp4"), "--preview", "gif", "--fps", "8", "--cfg", "1")
+    """Without any store: a folder of weights needs none."""
+    args = ("--preview", "gif", "--fps", "8", "--cfg", "1", "--store", str(tmp_path / "nowhere"))
+    code, out, _ = run(PROMPT, "--out", str(tmp_path / "a.mp4"), *args)
     assert code == 0 and "2 steps, 2 evaluations" in out and "next: the same with --seed 1 --out" in out
     made_by = read_made_by(tmp_path / "a.mp4")
     assert made_by.items() >= {"prompt": PROMPT, "model": tiny_models.name, "cfg": 1.0, "fps": 8.0, "steps": 2}.items()
@@ -77,7 +79,7 @@ def test_the_largest_video_counts_the_defaults():
         (["a red circle", "--out", "a.mp4", "--fps", "nan"], "fps=nan"),
         (["a red circle", "--out", "a.mp4", "--seed", str(2**64)], "63 bits"),
         (["a red circle", "--out", "a.mp4", "--vae", "/dev"], "/dev holds no vae/"),
-        (["a red circle", "--out", "a.mp4", "--vae", "/none"], "no artifact '/none'"),
+        (["a red circle", "--out", "a.mp4", "--vae", "/none", "--store", "."], "no artifact '/none'"),
         (["--plan", "--gpus", "nan"], "--gpus nan"),
         (["a red circle", "--out", "a.mp4", "--image", "none.png"], "text-to-video model: give no image"),
     ],

@@ -205,7 +205,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=0, help="pairs for each case (default: by its size)")
     args = parser.parse_args()
     where, rows = machine(), []
-    for case in (c for c in cases() if c.name.startswith(args.only)):
+    chosen = [c for c in cases() if c.name.startswith(args.only)]
+    if not chosen:
+        parser.error(f"--only {args.only}: no case begins so; there are {', '.join(c.name for c in cases())}")
+    for case in chosen:
         exact = case.build(torch.float32)[1]()
         for dtype in DTYPES:
             row = measure(case, dtype, exact, args.repeats or case.repeats)

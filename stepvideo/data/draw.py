@@ -17,12 +17,25 @@ def rng(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `n` samples in an epoch: a permutation, so no sample is lost or doubled."""
-    return rng(seed, "order", epoch).permutation(n)
+class Epochs:
+    """Numbers 0 … n-1 without end: epoch after epoch, each of them once an epoch, in an order of that epoch's own."""
+
+    def __init__(self, n: int, *key: int | str) -> None:
+        self.n, self.key = n, key
+        self._orders: dict[int, np.ndarray] = {}
+
+    def order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = rng(*self.key, epoch).permutation(self.n)
+        return self._orders[epoch]
+
+    def rows(self, first: int, last: int) -> list[int]:
+        """Numbers `first` … `last` - 1 of the endless row."""
+        return [int(self.order(i // self.n)[i % self.n]) for i in range(first, last)]
 
 
-class Sampler:
+class Sampler(Epochs):
     """Which samples make up a global batch: `batch(step)` walks through epochs without end.
 
     A batch may span two epochs; every epoch shows every sample once.
@@ -31,15 +44,8 @@ class Sampler:
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
         if n < 1:
             raise ValueError("there is no sample to draw from")
-        self.n, self.batch_size, self.seed = n, batch_size, seed
-        self._orders: dict[int, np.ndarray] = {}
+        super().__init__(n, seed, "order")
+        self.batch_size = batch_size
 
     def batch(self, step: int) -> list[int]:
-        first = step * self.batch_size
-        return [int(self._order((first + i) // self.n)[(first + i) % self.n]) for i in range(self.batch_size)]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = epoch_order(self.n, self.seed, epoch)
-        return self._orders[epoch]
+        return self.rows(step * self.batch_size, (step + 1) * self.batch_size)

@@ -61,6 +61,7 @@ class Checkpointer:
         self._stager = DefaultStager(StagingOptions(cuda, False, False, cuda))
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: tuple[int, Future[float]] | None = None
+        self._damaged: set[int] = set()
         self._held_s = 0.0
         self._first(self._clear)
 
@@ -90,11 +91,9 @@ class Checkpointer:
         (step, result), self._saving = self._saving, None
         try:
             total = result.result()
-        except StepVideoError:
-            raise
-        except Exception as e:
+        except StepVideoError as e:
             raise StepVideoError(
-                f"checkpoint {step} was not written to {self.folder}: {e}; earlier ones are intact"
+                f"{self.folder}: checkpoint {step} was not written ({e}); earlier ones are intact"
             ) from e
         self.sink.event("checkpoint", step=step, held_s=round(self._held_s, 4), total_s=round(total, 4))
 
@@ -106,6 +105,7 @@ class Checkpointer:
             reasons = list(filter(None, self._gather(files.damage(folder, self.rank, self.ranks))))
             if not reasons:
                 return step
+            self._damaged.add(step)
             if self.rank == 0:
                 _LOG.warning("%s is damaged and passed over: %s", folder, reasons[0])
                 self.sink.event("checkpoint_damaged", step=step, reason=reasons[0])
@@ -152,8 +152,10 @@ class Checkpointer:
             unfinished.mkdir(parents=True)
 
         def write() -> dict[str, dict[str, Any]]:
-            writer = dcp.FileSystemWriter(unfinished)
+            writer = files.Writer(unfinished)
             dcp.save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)  # type: ignore[arg-type]
+            if writer.failures:
+                raise writer.failures[0]
             for name, data in values.items():
                 storage.write_atomic(unfinished / name, data)
             return files.written_by(unfinished, self.rank)
@@ -170,9 +172,10 @@ class Checkpointer:
         return time.monotonic() - began
 
     def _retire(self, step: int) -> None:
-        """Remove all but the newest `keep` up to `step`; what is newer was damaged, or rolled back."""
+        """Remove all but the newest `keep` intact ones up to `step`; training that had gone further was rolled back."""
+        self._damaged.discard(step)
         found = files.steps(self.folder)
-        kept = [s for s in found if s <= step][-self.keep :]
+        kept = [s for s in found if s <= step and s not in self._damaged][-self.keep :]
         for other in sorted(set(found) - set(kept), reverse=True):
             storage.remove(files.step_folder(self.folder, other))
 
@@ -191,7 +194,7 @@ class Checkpointer:
         error = ""
         try:
             result = do()
-        except Exception as e:
+        except (Exception, CheckpointException) as e:  # torch derives the latter from BaseException
             error = _reason(e)
         gathered = self._gather((result, error))
         for rank, (_, error) in enumerate(gathered):
@@ -230,8 +233,10 @@ def size(state: State) -> int:
     return sum(t.numel() * t.element_size() + ENTRY_BYTES for t in state["tensors"].values())
 
 
-def _reason(e: Exception) -> str:
+def _reason(e: BaseException) -> str:
     """The error in a sentence; of those that torch's checkpoint collected, the first."""
     if isinstance(e, CheckpointException):
-        e = next(iter(e.failures.values()))[0]  # type: ignore[assignment]
+        e = next(iter(e.failures.values()))[0]
+    if isinstance(e, OSError):
+        return e.strerror or str(e)
     return str(e) if isinstance(e, StepVideoError) else f"{type(e).__name__}: {e}"

@@ -17,11 +17,14 @@ import io
 import os
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader, Metadata
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata
+from torch.distributed.checkpoint.filesystem import FileSystem
 
 from stepvideo import storage
 from stepvideo.errors import ArtifactError
@@ -107,6 +110,41 @@ def to_bytes(values: Any) -> bytes:
 
 def from_file(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class Writer(FileSystemWriter):
+    """Writes for torch.distributed.checkpoint; whoever uses it asks for `failures` afterwards.
+
+    `torch.save` answers a failed write with an error of its own, and the reason is lost: a full disk, say.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.failures: list[OSError] = []
+        self.fs = _Disk(self.failures)
+
+
+class _Disk(FileSystem):
+    def __init__(self, failures: list[OSError]) -> None:
+        self.failures = failures
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        with io.BufferedWriter(_File(path, mode, self.failures), 2**20) as stream:
+            yield stream
+
+
+class _File(io.FileIO):
+    def __init__(self, path: str | os.PathLike[str], mode: str, failures: list[OSError]) -> None:
+        super().__init__(path, mode)
+        self.failures = failures
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as e:
+            self.failures.append(e)
+            return len(data)
 
 
 class Reader(FileSystemReader):

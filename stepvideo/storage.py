@@ -133,3 +133,32 @@ def download_tree(url: str, local: Path, names: list[str]) -> None:
         fs.get_file(f"{url.rstrip('/')}/{name}", str(tmp / name))
     local.parent.mkdir(parents=True, exist_ok=True)
     os.replace(tmp, local)
+
+
+def sizes(url: str | Path) -> dict[str, int]:
+    """{relative path: bytes} of every file below a folder or a URL; nothing where there is none."""
+    if not is_remote(url):
+        root = Path(url)
+        return {p.relative_to(root).as_posix(): p.stat().st_size for p in tree(root)}
+    fs = filesystem(str(url))
+    root = fs._strip_protocol(str(url)).rstrip("/") + "/"
+    return {path.removeprefix(root): info["size"] for path, info in fs.find(root, detail=True).items()}
+
+
+def fetch(url: str, path: Path, sha256: str | None = None) -> None:
+    """Download one file, whole or not at all; processes that fetch the same file do not disturb each other.
+
+    Raises:
+        ArtifactError: it is not there, or what came has another sha256.
+    """
+    tmp = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        filesystem(url).get_file(url, str(tmp))
+        if sha256 and (came := sha256_file(tmp)) != sha256:
+            raise ArtifactError(f"{url} is damaged: its sha256 is {came}, not {sha256}; upload it again")
+        os.replace(tmp, path)
+    except OSError as e:
+        raise ArtifactError(f"cannot fetch {url} to {path}: {e}") from e
+    finally:
+        tmp.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ order, cropped to `crop`. So a source that needs nothing but the loss of its fir
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Clip:
         attributes: one dict an object, from the sidecar's shot (the world's ground truth); None when unknown.
         tags: measured scores by name (saturation_mean, blur, motion_mean, …).
         source: the raw file's sha256, role and path, and the frame range in it.
+        parent: of a "frame", the clip that it is from.
     """
 
     clip_id: str
@@ -64,6 +66,7 @@ class Clip:
     attributes: list[dict[str, Any]] | None
     tags: dict[str, float | None]
     source: dict[str, Any] = field(default_factory=dict)
+    parent: str | None = None
 
     def caption_list(self, kinds: Iterable[str] = CAPTION_KINDS, languages: Iterable[str] = LANGUAGES) -> list[str]:
         """Every caption of the given kinds and languages, in a fixed order."""
@@ -110,6 +113,11 @@ def load_ids(subset: Path) -> list[str]:
     return pq.read_table(subset, columns=["clip_id"])["clip_id"].to_pylist()
 
 
+def held_out(clip_id: str, share: float) -> bool:
+    """Whether a clip belongs to the `share` of clips that no stage trains on: a function of its id alone."""
+    return int(hashlib.sha256(f"held out {clip_id}".encode()).hexdigest()[:16], 16) < share * 2**64
+
+
 def read_clip(directory: Path, clip: Clip, start: int = 0, frames: int | None = None) -> np.ndarray:
     """Frames `start` … of a clip as uint8 [T, H, W, 3] RGB, T = `frames` or what is left from `start` on.
 
@@ -147,4 +155,5 @@ def _clip(row: Mapping[str, Any]) -> Clip:
         attributes=json.loads(row["attributes"]) if row["attributes"] else None,
         tags={k.removeprefix("tag_"): v for k, v in row.items() if k.startswith("tag_")},
         source={k.removeprefix("source_"): v for k, v in row.items() if k.startswith("source_")},
+        parent=row.get("parent"),
     )

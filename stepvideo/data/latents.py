@@ -1,81 +1,193 @@
 """Kind "latents": the cache that the DiT trains from — VAE moments of clips and images, embeddings of every caption.
 
-    video_low.safetensors, video_high.safetensors   moments [N, t', 2z, h', w'] bfloat16 (mean, then log variance)
-    image_low.safetensors, image_high.safetensors   the same with t' = 1
-    videos.parquet, images.parquet                  row i: clip_id and its caption numbers by kind
-    captions.parquet                                caption number → text, language, first LLM token, token count
-    text.safetensors                                llm [tokens, D] ragged, clip [captions, L, D] bfloat16
-    latent_stats.json                               mean and std of each latent channel: what the DiT is normalised by
-    cache.json                                      settings and digests: a cache made with other ones is refused
+    video_low.parquet, video_high.parquet, image_low.parquet, image_high.parquet
+                             a row a clip: its id, bucket, shard and row there, its caption numbers by kind
+    video_low/17x48x48-00000.safetensors, …    moments [N, f, 2z, h, w] bfloat16 (mean, then log variance)
+    captions.parquet, text/captions-00000.safetensors, …    see `text_cache`
+    latent_stats.json        mean and std of each latent channel: what the DiT is normalised by
+    failed.json              clips that could not be decoded, with reasons: they are left out
+    cache.json, shards.json  everything it was made with: a cache made otherwise is refused; sizes and sha256 of shards
 
-Legend: N clips, t' latent frames, z latent channels, h' w' latent sides, D feature width, L CLIP tokens.
+Encoded on the fly, there are no moments: training reads the clips themselves (`pixel_set`).
+
+Legend: N clips, f latent frames, z latent channels, h w latent sides.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from stepvideo import storage
+from stepvideo.data.buckets import Bucket, bucket_of
 from stepvideo.data.clips import Clip, load_catalog, load_ids
 from stepvideo.data.config import LatentsConfig
-from stepvideo.data.draw import rng
-from stepvideo.data.frames import resize, to_tensor, windows
+from stepvideo.data.frames import to_tensor, window
+from stepvideo.data.latent_cache import FORMAT, SETTINGS, vae_digest
+from stepvideo.data.latent_text import Captions, encode_text
+from stepvideo.data.shards import Part, hand_over, pack, shard_name
 from stepvideo.diffusion.latent_stats import LatentStats
 from stepvideo.diffusion.pipeline import supports_bf16
-from stepvideo.models.text_encoders import load_text_encoders
-from stepvideo.errors import Preempted, StepVideoError
+from stepvideo.errors import ArtifactError, Preempted, StepVideoError
 from stepvideo.models.checkpoints import load_vae
 from stepvideo.models.video_vae import VideoVAE
 from stepvideo.stage import StageContext
 
-EMPTY = ""  # the caption that training drops to and guidance starts from; always number 0
+KINDS = {"video": "s1", "image": "images"}  # kind: its widest subset
+STATS_ROWS = 64  # of a shard in memory at once
 
 
 def run(ctx: StageContext) -> dict[str, float]:
-    """Inputs: curate, subsets, vae, text; optional init, a DiT whose latent statistics hold. Shards are kept in `ctx.work`, so a killed run continues."""
+    """Inputs: curate, subsets, vae, text; optional init, a DiT whose latent statistics hold. What is finished stays in
+    `ctx.work`, so a killed run continues.
+
+    Raises:
+        StepVideoError: a subset has nothing to encode, or too many clips cannot be decoded.
+    """
     cfg: LatentsConfig = ctx.config
     if ctx.rank:
         return {}
     device = _device(cfg)
     vae = load_vae(ctx.inputs["vae"], device).requires_grad_(False)
-    videos = _clips(ctx, "s1", cfg.max_clips, cfg.frames)
-    images = _clips(ctx, "images", cfg.max_images, 1)
-    stats = _Stats(vae.cfg.z_channels)
-    todo = [(kind, name) for kind in ("video", "image") for name in cfg.resolutions]
-    total = sum(len(videos) if kind == "video" else len(images) for kind, _ in todo)
-    done = 0
-    for kind, name in todo:
-        clips, frames = (videos, cfg.frames) if kind == "video" else (images, 1)
-        parts = []
-        for start, part in _encode(ctx, vae, clips, frames, kind, name):
-            parts.append(part)
-            ctx.sink.progress(done + start, total, "clip")
-            if ctx.should_stop():
+    clips = {kind: _clips(ctx, kind) for kind in KINDS}
+    captions = Captions(cfg)
+    numbers = {kind: [captions.of(c) for c in clips[kind]] for kind in KINDS}
+    with ThreadPoolExecutor(max(1, cfg.runtime.workers)) as pool:
+        encoder = _Encoder(ctx, vae, pool, sum(map(len, clips.values())) * len(cfg.resolutions))
+        for kind in KINDS:
+            for resolution in cfg.resolutions:
+                placed = encoder.encode(kind, resolution, clips[kind])
+                rows = [
+                    {"clip_id": c.clip_id, "group": c.parent or c.clip_id, **place, **said}
+                    for c, place, said in zip(clips[kind], placed, numbers[kind], strict=True)
+                    if place
+                ]
+                pq.write_table(_table(rows, cfg), ctx.out / f"{kind}_{resolution}.parquet")
+    _judge(encoder.failed, sum(map(len, clips.values())), cfg.max_failed)
+    storage.write_json(ctx.out / "failed.json", encoder.failed)
+    stats = LatentStats.read(ctx.inputs["init"], vae.cfg.z_channels).to_dict() if "init" in ctx.inputs else None
+    storage.write_json(ctx.out / "latent_stats.json", stats or encoder.statistics())
+    text_shards = encode_text(ctx, list(captions.texts), device)
+    hand_over(ctx.work, ctx.out, text_shards + ([] if cfg.on_the_fly else encoder.shards))
+    storage.write_json(ctx.out / SETTINGS, _settings(ctx, vae, encoder.shapes))
+    counts = {f"{kind}s": float(len(clips[kind])) for kind in KINDS}
+    return counts | {"captions": float(len(captions.texts)), "failed": float(len(encoder.failed))}
+
+
+def encode_pixels(vae: VideoVAE, pixels_BTHWC: Tensor, precision: str) -> Tensor:
+    """uint8 [B, T, H, W, 3] to posterior moments [B, f, 2z, h, w], as they are cached: bfloat16."""
+    device = next(vae.parameters()).device
+    bf16 = precision == "bf16-mixed" and supports_bf16(device)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        return vae.encode_moments(to_tensor(pixels_BTHWC.to(device))).bfloat16()
+
+
+class _Encoder:
+    """Encodes clips bucket by bucket into shards below `ctx.work`.
+
+    Attributes:
+        shards: names of those that are finished.
+        shapes: bucket → [f, z, h, w].
+        failed: clip id → why it could not be decoded.
+    """
+
+    def __init__(self, ctx: StageContext, vae: VideoVAE, pool: Executor, total: int) -> None:
+        self.ctx, self.vae, self.pool, self.total = ctx, vae, pool, total
+        self.done = 0
+        self.shards: list[str] = []
+        self.shapes: dict[str, list[int]] = {}
+        self.failed: dict[str, str] = {}
+
+    def encode(self, kind: str, resolution: str, clips: Sequence[Clip]) -> list[dict[str, Any] | None]:
+        """Where each clip lies: bucket, shard and row; None for clips that failed."""
+        cfg: LatentsConfig = self.ctx.config
+        sizes = cfg.resolutions[resolution]
+        choice = [Bucket.parse(f"{n}x{s}") for n in (cfg.lengths if kind == "video" else [1]) for s in sizes]
+        members: dict[Bucket, list[int]] = {}
+        for i, clip in enumerate(clips):
+            members.setdefault(bucket_of(clip.frames, clip.height, clip.width, choice), []).append(i)
+        placed: list[dict[str, Any] | None] = [None] * len(clips)
+        for bucket, mine in sorted(members.items()):
+            self.shapes[str(bucket)] = _shape(self.vae, bucket)
+            if cfg.on_the_fly:
+                for i in mine:
+                    placed[i] = {"bucket": str(bucket), "shard": 0, "row": 0}
+                if kind == "image":
+                    continue
+                mine = mine[: cfg.stats_clips]
+            rows: dict[int, int] = {}
+            for shard, record in self._bucket(f"{kind}_{resolution}/{bucket}", bucket, [clips[i] for i in mine]):
+                self.failed |= record["failed"]
+                for j in record["kept"]:
+                    row = rows.get(shard, 0)
+                    placed[mine[j]] = {"bucket": str(bucket), "shard": shard, "row": row}
+                    rows[shard] = row + 1
+        return placed
+
+    def _bucket(self, prefix: str, bucket: Bucket, clips: list[Clip]) -> list[tuple[int, dict[str, Any]]]:
+        cfg: LatentsConfig = self.ctx.config
+        size = max(1, cfg.batch_size * min(cfg.lengths) // bucket.frames)
+        batches = [clips[i : i + size] for i in range(0, len(clips), size)]
+        read = _ahead(self.pool, self.ctx.inputs["curate"], batches, bucket)
+
+        def after(i: int) -> None:
+            self.ctx.sink.progress(self.done + min((i + 1) * size, len(clips)), self.total, "clip")
+            if self.ctx.should_stop():
                 raise Preempted
-        done += len(clips)
-        moments = torch.cat(parts)
-        if kind == "video":
-            stats.add(moments.float())
-        _save({"moments": moments}, ctx.out / f"{kind}_{name}.safetensors")
-    texts = _Captions()
-    for name, clips in (("videos", videos), ("images", images)):
-        rows = [{"clip_id": c.clip_id, **texts.of(c, cfg)} for c in clips]
-        pq.write_table(pa.Table.from_pylist(rows), ctx.out / f"{name}.parquet")
-    _encode_text(ctx, texts, device)
-    known = LatentStats.read(ctx.inputs["init"], vae.cfg.z_channels).to_dict() if "init" in ctx.inputs else None
-    storage.write_json(ctx.out / "latent_stats.json", known or stats.result())
-    shape = {"resolutions": dict(cfg.resolutions), "frames": cfg.frames, "z_channels": vae.cfg.z_channels}
-    storage.write_json(ctx.out / "cache.json", shape)
-    return {"videos": len(videos), "images": len(images), "captions": len(texts.texts)}
+
+        makes = [partial(self._part, read, i, i * size, bucket, batch) for i, batch in enumerate(batches)]
+        placed = pack(self.ctx.work, prefix, makes, cfg.shard_mb * 10**6, after)
+        self.done += len(clips)
+        self.shards += [shard_name(prefix, n) for n in sorted({shard for shard, _ in placed})]
+        return placed
+
+    def _part(self, read: Callable[[int], list[Future]], i: int, first: int, bucket: Bucket, clips: list[Clip]) -> Part:
+        """Moments of one batch; the record says which clips of the bucket they are and why others failed."""
+        directory = f"{self.ctx.inputs['curate']}/"
+        pixels, kept, failed = [], [], {}
+        for j, (clip, future) in enumerate(zip(clips, read(i), strict=True), first):
+            try:
+                pixels.append(torch.from_numpy(np.ascontiguousarray(future.result())))
+                kept.append(j)
+            except ArtifactError as e:
+                failed[clip.clip_id] = str(e).replace(directory, "")
+        if pixels:
+            moments = encode_pixels(self.vae, torch.stack(pixels), self.ctx.config.precision).cpu()
+        else:
+            f, z, h, w = self.shapes[str(bucket)]
+            moments = torch.empty(0, f, 2 * z, h, w, dtype=torch.bfloat16)
+        return {"moments": moments}, {"kept": kept, "failed": failed}
+
+    def statistics(self) -> dict[str, list[float]]:
+        """Mean and std of posterior samples of all videos, one a channel.
+
+        The posterior's own variance counts: a channel that the VAE does not use is unit noise to the DiT, not noise
+        blown up by the small spread of its mean.
+        """
+        n, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for name in (name for name in self.shards if name.startswith("video_")):
+            with safe_open(self.ctx.work / name, "pt") as file:
+                moments_Nfzhw = file.get_slice("moments")
+                for start in range(0, moments_Nfzhw.get_shape()[0], STATS_ROWS):
+                    part = moments_Nfzhw[start : start + STATS_ROWS]
+                    mean, logvar = (m.double().movedim(2, 0).flatten(1) for m in part.chunk(2, 2))
+                    n += mean.shape[1]
+                    total = total + mean.sum(1)
+                    square = square + (mean.square() + logvar.clamp(-30, 20).exp()).sum(1)
+        mean = total / n
+        std = (square / n - mean.square()).clamp_min(1e-8).sqrt()
+        return {"mean": [round(v, 6) for v in mean.tolist()], "std": [round(v, 6) for v in std.tolist()]}
 
 
 def _device(cfg: LatentsConfig) -> torch.device:
@@ -83,7 +195,10 @@ def _device(cfg: LatentsConfig) -> torch.device:
     return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else wanted.replace("auto", "cpu"))
 
 
-def _clips(ctx: StageContext, subset: str, most: int, frames: int) -> list[Clip]:
+def _clips(ctx: StageContext, kind: str) -> list[Clip]:
+    cfg: LatentsConfig = ctx.config
+    subset, frames = KINDS[kind], min(cfg.lengths) if kind == "video" else 1
+    most = cfg.max_clips if kind == "video" else cfg.max_images
     ids = load_ids(ctx.inputs["subsets"] / f"{subset}.parquet")
     clips = [c for c in load_catalog(ctx.inputs["curate"], ids) if c.frames >= frames and c.captions]
     if not clips:
@@ -91,167 +206,49 @@ def _clips(ctx: StageContext, subset: str, most: int, frames: int) -> list[Clip]
     return clips[: most or None]
 
 
-@torch.no_grad()
-def _encode(
-    ctx: StageContext, vae: VideoVAE, clips: Sequence[Clip], frames: int, kind: str, name: str
-) -> Iterator[tuple[int, Tensor]]:
-    """(clips done, moments) a shard; finished shards are read back from `ctx.work`."""
-    cfg: LatentsConfig = ctx.config
-    size, device = cfg.resolutions[name], next(vae.parameters()).device
-    batch = cfg.batch_size * (1 if kind == "video" else cfg.frames)
-    bf16 = cfg.precision == "bf16-mixed" and supports_bf16(device)
-    largest = max(cfg.resolutions.values())
-    for start in range(0, len(clips), batch):
-        path = ctx.work / f"{kind}_{name}_{start:07d}.safetensors"
-        if not path.exists():
-            pixels = windows(ctx.inputs["curate"], clips[start : start + batch], frames, largest)
-            x = resize(to_tensor(pixels), size).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                moments = vae.encode_moments(x)
-            _save({"moments": moments.to("cpu", torch.bfloat16)}, path)
-        yield min(start + batch, len(clips)), load_file(path)["moments"]
+def _ahead(
+    pool: Executor, directory: Path, batches: Sequence[Sequence[Clip]], bucket: Bucket
+) -> Callable[[int], list[Future]]:
+    """Decodes a batch of clips, and meanwhile the next."""
+    pending: dict[int, list[Future]] = {}
+
+    def read(i: int) -> list[Future]:
+        for j in range(i, min(i + 2, len(batches))):
+            if j not in pending:
+                pending[j] = [pool.submit(window, directory, clip, *bucket) for clip in batches[j]]
+        return pending.pop(i)
+
+    return read
 
 
-class _Stats:
-    """Mean and std of posterior samples over everything added, one a channel.
+def _shape(vae: VideoVAE, bucket: Bucket) -> list[int]:
+    """[f, z, h, w] of a bucket's latents; StepVideoError where the VAE cannot code it."""
+    factor = vae.cfg.spatial_factor
+    if bucket.height % factor or bucket.width % factor:
+        raise StepVideoError(f"bucket {bucket}: height and width must be multiples of {factor}, the VAE's factor")
+    try:
+        return [vae.num_latents(bucket.frames), vae.cfg.z_channels, bucket.height // factor, bucket.width // factor]
+    except ValueError as e:
+        raise StepVideoError(f"bucket {bucket}: {e}") from e
 
-    The posterior's own variance counts: a channel that the VAE does not use is unit noise to the DiT, not noise blown up
-    by the small spread of its mean.
-    """
 
-    def __init__(self, channels: int) -> None:
-        self.n, self.sum, self.square = (
-            0,
-            torch.zeros(channels, dtype=torch.float64),
-            torch.zeros(channels, dtype=torch.float64),
+def _table(rows: list[dict[str, Any]], cfg: LatentsConfig) -> pa.Table:
+    fields = [(name, pa.string()) for name in ("clip_id", "group", "bucket")]
+    fields += [("shard", pa.int32()), ("row", pa.int32())]
+    return pa.Table.from_pylist(rows, pa.schema([*fields, *((kind, pa.list_(pa.int32())) for kind in cfg.kinds)]))
+
+
+def _judge(failed: dict[str, str], total: int, most: float) -> None:
+    if len(failed) > most * total:
+        shown = "; ".join(f"{clip}: {reason}" for clip, reason in list(failed.items())[:3])
+        raise StepVideoError(
+            f"{len(failed)} of {total} clips cannot be decoded, more than max_failed={most}: {shown}. Curate again, or "
+            "raise max_failed to go on without them"
         )
 
-    def add(self, moments_NtZhw: Tensor) -> None:
-        mean, logvar = (m.double().movedim(2, 0).flatten(1) for m in moments_NtZhw.chunk(2, 2))
-        self.n += mean.shape[1]
-        self.sum += mean.sum(1)
-        self.square += (mean.square() + logvar.clamp(-30, 20).exp()).sum(1)
 
-    def result(self) -> dict[str, list[float]]:
-        mean = self.sum / self.n
-        std = (self.square / self.n - mean.square()).clamp_min(1e-8).sqrt()
-        return {"mean": [round(v, 6) for v in mean.tolist()], "std": [round(v, 6) for v in std.tolist()]}
-
-
-class _Captions:
-    """Numbers captions; the same text has one number."""
-
-    def __init__(self) -> None:
-        self.texts: dict[str, int] = {EMPTY: 0}
-
-    def of(self, clip: Clip, cfg: LatentsConfig) -> dict[str, list[int]]:
-        """Caption numbers of a clip by kind; `variants` paraphrases a language, chosen by the clip's content."""
-        numbers: dict[str, list[int]] = {}
-        for kind in cfg.kinds:
-            chosen = []
-            for language in cfg.languages:
-                known = clip.captions.get(kind, {}).get(language, [])
-                order = rng(cfg.seed, "variants", kind, language, int(clip.clip_id[:8], 16)).permutation(len(known))
-                chosen += [known[i] for i in order[: cfg.variants]]
-            numbers[kind] = [self.texts.setdefault(text, len(self.texts)) for text in chosen]
-        return numbers
-
-
-@torch.no_grad()
-def _encode_text(ctx: StageContext, captions: _Captions, device: torch.device) -> None:
-    cfg: LatentsConfig = ctx.config
-    encoders = load_text_encoders(ctx.inputs["text"], device)
-    texts = list(captions.texts)
-    llm, clip, counts = [], [], []
-    for start in range(0, len(texts), cfg.text_batch_size):
-        ctx.sink.progress(start, len(texts), "caption")
-        batch = encoders.encode(texts[start : start + cfg.text_batch_size])
-        length = batch["encoder_attention_mask"][:, batch["encoder_hidden_states_2"].shape[1] :].sum(1).tolist()
-        llm += [
-            row[:n].to("cpu", torch.bfloat16) for row, n in zip(batch["encoder_hidden_states"], length, strict=True)
-        ]
-        clip.append(batch["encoder_hidden_states_2"].to("cpu", torch.bfloat16))
-        counts += length
-    firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    table = {"text": texts, "first": pa.array(firsts, pa.int64()), "tokens": pa.array(counts, pa.int64())}
-    pq.write_table(pa.table(table), ctx.out / "captions.parquet")
-    _save({"llm": torch.cat(llm), "clip": torch.cat(clip)}, ctx.out / "text.safetensors")
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_suffix(".tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp)
-    tmp.replace(path)
-
-
-class TextCache:
-    """Embeddings of all captions, as the DiT's text arguments."""
-
-    def __init__(self, directory: Path) -> None:
-        table = pq.read_table(directory / "captions.parquet").to_pydict()
-        self.number = {text: i for i, text in enumerate(table["text"])}
-        self.texts: list[str] = table["text"]
-        self.first, self.tokens = table["first"], table["tokens"]
-        self.data = load_file(directory / "text.safetensors")
-
-    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """encoder_hidden_states [b, l, D], encoder_hidden_states_2 [b, L, D'], encoder_attention_mask [b, L + l]."""
-        llm, clip = self.data["llm"], self.data["clip"][list(numbers)].float()
-        longest = max(self.tokens[n] for n in numbers)
-        padded = torch.zeros(len(numbers), longest, llm.shape[1])
-        mask = torch.zeros(len(numbers), clip.shape[1] + longest, dtype=torch.int64)
-        mask[:, : clip.shape[1]] = 1  # CLIP's padding is attended, as released
-        for row, n in enumerate(numbers):
-            count = self.tokens[n]
-            padded[row, :count] = llm[self.first[n] : self.first[n] + count].float()
-            mask[row, clip.shape[1] : clip.shape[1] + count] = 1
-        return {"encoder_hidden_states": padded, "encoder_hidden_states_2": clip, "encoder_attention_mask": mask}
-
-
-class LatentSet:
-    """Cached latents of the clips of one subset at one resolution, normalised; posterior noise is the caller's.
-
-    Raises StepVideoError when the subset is not in the cache.
-    """
-
-    def __init__(self, cache: Path, kind: str, resolution: str, ids: Sequence[str] | None = None) -> None:
-        rows = pq.read_table(cache / f"{kind}s.parquet").to_pylist()
-        where = {row["clip_id"]: i for i, row in enumerate(rows)}
-        self.rows = [where[i] for i in ids if i in where] if ids is not None else list(range(len(rows)))
-        if not self.rows:
-            raise StepVideoError(
-                f"none of the subset's {kind}s is in the latent cache {cache}; curate and encode again"
-            )
-        self.captions = [{k: v for k, v in rows[i].items() if k != "clip_id"} for i in self.rows]
-        self.moments = load_file(cache / f"{kind}_{resolution}.safetensors")["moments"]
-        stats = storage.read_json(cache / "latent_stats.json")
-        self.mean, self.std = (torch.tensor(stats[k])[:, None, None] for k in ("mean", "std"))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(t', z, h', w') of a latent."""
-        t, zz, h, w = self.moments.shape[1:]
-        return t, zz // 2, h, w
-
-    def latent(self, i: int, eps: Tensor | None = None) -> Tensor:
-        """Latent i [t', z, h', w'], float32, normalised; a posterior sample with `eps`, its mean without."""
-        mean, logvar = self.moments[self.rows[i]].float().chunk(2, dim=1)
-        if eps is not None:
-            mean = mean + torch.exp(0.5 * logvar.clamp(-30, 20)) * eps
-        return (mean - self.mean) / self.std
-
-    def caption(self, i: int, kind: float, which: float, probabilities: dict[str, float]) -> int:
-        """Number of a caption of clip i: its kind by the probabilities (of those it has), then one of that kind.
-
-        `kind` and `which` are uniform numbers in [0, 1).
-        """
-        have = {k: p for k, p in probabilities.items() if self.captions[i].get(k)}
-        if not have:
-            raise StepVideoError(f"a clip of the subset has no caption of kind {', '.join(probabilities)}")
-        bounds = np.cumsum(list(have.values()))
-        numbers = self.captions[i][list(have)[int(np.searchsorted(bounds, kind * bounds[-1], side="right"))]]
-        return numbers[math.floor(which * len(numbers))]
+def _settings(ctx: StageContext, vae: VideoVAE, shapes: dict[str, list[int]]) -> dict[str, Any]:
+    config = {k: v for k, v in asdict(ctx.config).items() if k != "runtime"}
+    text = storage.sampled_digest(ctx.inputs["text"] / name for name in ("step_llm", "hunyuan_clip"))
+    digests = {"vae": vae_digest(ctx.inputs["vae"]), "text": text}
+    return config | digests | {"format": FORMAT, "z_channels": vae.cfg.z_channels, "buckets": shapes}

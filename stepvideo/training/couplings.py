@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from stepvideo.data.clips import load_ids
 from stepvideo.data.draw import Sampler, rng
-from stepvideo.data.latents import LatentSet, TextCache
+from stepvideo.data.latent_cache import ClipSet, LatentCache, vae_digest
+from stepvideo.data.text_cache import TextCache
 from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.errors import Preempted
 from stepvideo.stage import StageContext
@@ -25,8 +26,10 @@ def run(ctx: StageContext) -> dict[str, float]:
     if ctx.rank:
         return {}
     pipe = Pipeline.load(ctx.inputs["model"], ctx.inputs["vae"], ctx.inputs["text"], cfg.runtime.device)
-    clips = LatentSet(ctx.inputs["latents"], "video", "high", load_ids(ctx.inputs["subsets"] / f"{cfg.subset}.parquet"))
-    texts = TextCache(ctx.inputs["latents"]).texts
+    cache = LatentCache(ctx.inputs["latents"])
+    cache.require(vae=vae_digest(ctx.inputs["vae"]))
+    clips = ClipSet(cache, "video", "high", load_ids(ctx.inputs["subsets"] / f"{cfg.subset}.parquet"))
+    texts = TextCache(cache).texts
     rows = Sampler(len(clips), cfg.samples, cfg.seed).batch(0)
     captions = [clips.caption(row, *rng(cfg.seed, "caption", i).random(2), cfg.captions) for i, row in enumerate(rows)]
     x0, x1 = [], []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from stepvideo import storage
 from stepvideo.config import load
+from stepvideo.data.latent_cache import FORMAT
+from stepvideo.data.shards import hand_over, save, shard_name
 from stepvideo.sink import JsonlSink
 from stepvideo.stage import StageContext, kind, resolve
 
@@ -37,32 +39,69 @@ TRAIN = {
 }
 
 
-def fake_cache(folder: Path) -> Path:
-    """What the latents stage writes, with random latents whose mean depends on the caption."""
+def fake_cache(
+    folder: Path,
+    lengths: Sequence[int] = (17,),
+    low: Sequence[str] = ("32x32",),
+    high: Sequence[str] = ("48x48",),
+    clips: int = CLIPS,
+    shard_clips: int = 10,
+) -> Path:
+    """What the latents stage writes, with random latents whose mean depends on the caption.
+
+    Clip i is in bucket i % n.
+    """
     folder.mkdir(parents=True)
+    work = folder.with_name(f"{folder.name}.work")
     draw = torch.Generator().manual_seed(0)
-    for name, frames, side in (("video_low", 3, 2), ("video_high", 3, 3), ("image_low", 1, 2), ("image_high", 1, 3)):
-        mean = 0.1 * torch.randn(CLIPS, frames, Z, side, side, generator=draw)
-        mean += 2.0 + (torch.arange(CLIPS) % (CAPTIONS - 1)).view(-1, 1, 1, 1, 1) / CAPTIONS
-        moments = torch.cat([mean, torch.full_like(mean, -4.0)], 2).bfloat16()
-        save_file({"moments": moments}, folder / f"{name}.safetensors")
-    ids = [f"{i:032x}" for i in range(CLIPS)]
-    rows = [{"clip_id": c, "short": [1 + i % (CAPTIONS - 1)], "dense": [1]} for i, c in enumerate(ids)]
-    for name in ("videos", "images"):
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    ids = [f"{i:032x}" for i in range(clips)]
+    shards, shapes = [], {}
+    sets = [(media, resolution) for media in ("video", "image") for resolution in ("low", "high")]
+    for media, resolution in sets:
+        sizes = low if resolution == "low" else high
+        names = [f"{n}x{size}" for n in (lengths if media == "video" else (1,)) for size in sizes]
+        placed: list[dict] = [{} for _ in ids]
+        for k, bucket in enumerate(names):
+            mine = list(range(k, clips, len(names)))
+            shape = shapes[bucket] = latent_shape(bucket)
+            for n, first in enumerate(range(0, len(mine), shard_clips)):
+                rows = mine[first : first + shard_clips]
+                mean = 0.1 * torch.randn(len(rows), *shape, generator=draw)
+                mean += 2.0 + (torch.tensor(rows) % (CAPTIONS - 1)).view(-1, 1, 1, 1, 1) / CAPTIONS
+                shards.append(shard_name(f"{media}_{resolution}/{bucket}", n))
+                save({"moments": torch.cat([mean, torch.full_like(mean, -4.0)], 2).bfloat16()}, work / shards[-1])
+                for row, i in enumerate(rows):
+                    placed[i] = {"bucket": bucket, "shard": n, "row": row}
+        said = [{"short": [1 + i % (CAPTIONS - 1)], "dense": [1]} for i in range(clips)]
+        table = [{"clip_id": c, "group": c, **place, **s} for c, place, s in zip(ids, placed, said, strict=True)]
+        pq.write_table(pa.Table.from_pylist(table), folder / f"{media}_{resolution}.parquet")
     counts = [3 + i % 4 for i in range(CAPTIONS)]
-    first = [sum(counts[:i]) for i in range(CAPTIONS)]
-    table = {"text": ["", *(f"caption {i}" for i in range(1, CAPTIONS))], "first": first, "tokens": counts}
-    pq.write_table(pa.table(table), folder / "captions.parquet")
     text = {
+        "text": ["", *(f"caption {i}" for i in range(1, CAPTIONS))],
+        "shard": [0] * CAPTIONS,
+        "row": list(range(CAPTIONS)),
+        "first": [sum(counts[:i]) for i in range(CAPTIONS)],
+        "tokens": counts,
+    }
+    pq.write_table(pa.table(text), folder / "captions.parquet")
+    embeddings = {
         "llm": torch.randn(sum(counts), WIDTH, generator=draw).bfloat16(),
         "clip": torch.randn(CAPTIONS, 5, WIDTH, generator=draw).bfloat16(),
     }
-    save_file(text, folder / "text.safetensors")
+    shards.append(shard_name("text/captions", 0))
+    save(embeddings, work / shards[-1])
+    hand_over(work, folder, shards)
     storage.write_json(folder / "latent_stats.json", {"mean": [0.5] * Z, "std": [1.0] * Z})
-    shape = {"resolutions": {"low": 32, "high": 48}, "frames": 17, "z_channels": Z}
-    storage.write_json(folder / "cache.json", shape)
+    settings = {"format": FORMAT, "vae": "toy", "z_channels": Z, "on_the_fly": False, "buckets": shapes}
+    settings |= {"lengths": list(lengths), "resolutions": {"low": list(low), "high": list(high)}}
+    storage.write_json(folder / "cache.json", settings)
     return folder
+
+
+def latent_shape(bucket: str) -> list[int]:
+    """[f, z, h, w] of a VAE that makes 3 latents of 17 frames and one of 16 pixels a side."""
+    frames, height, width = map(int, bucket.split("x"))
+    return [3 * frames // 17 or 1, Z, height // 16, width // 16]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,149 @@
+"""Batches of flow matching from a plan's packs: T2I, T2VI and SFT (report section 4.3, 6.2.4, 8).
+
+Legend: B samples of a micro-batch, f latent frames, z channels, h w latent sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepvideo.data.balance import Pack
+from stepvideo.data.draw import rng
+from stepvideo.data.flow_draws import Draws, gaussian, timesteps
+from stepvideo.data.source import Batch
+from stepvideo.data.text_cache import EMPTY, TextCache
+from stepvideo.errors import ConfigError
+
+Rows = list[tuple[int, int]]  # (index in the global batch, row of the set)
+
+
+class Packs(Protocol):
+    """What a source needs of `balance.Plan`."""
+
+    def packs(self, step: int) -> Sequence[Pack]: ...
+
+
+class SampleSet(Protocol):
+    """What a source needs of `LatentSet` or `PixelSet`."""
+
+    buckets: dict[str, np.ndarray]
+
+    def id(self, i: int) -> str: ...
+    def bucket(self, i: int) -> str: ...
+    def shape(self, bucket: str) -> tuple[int, int, int, int]: ...
+    def caption(self, i: int, kind: float, which: float, probabilities: Mapping[str, float]) -> int: ...
+    def sample(self, i: int, eps: Tensor | None) -> tuple[int, dict[str, Tensor], list[tuple[str, str]]]: ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples of one bucket: what a micro-batch is made of."""
+
+    kind: str
+    bucket: str
+    rows: Rows
+
+
+@dataclass
+class FlowSource:
+    """Deals a plan's packs to data-parallel ranks.
+
+    A rank has a micro-batch of the videos of each of its packs, then one of the images of each, more if those are in
+    several buckets; with `accumulate`, each is dealt further into so many. Ranks that have fewer than others get
+    dummies of one sample with share 0, so that all compute equally many.
+
+    A sample's index in the global batch, from which all its draws come, counts the videos of all packs in order, then
+    the images. A micro-batch has x1 [B, f, z, h, w] (or what the set gives instead), x0 of the same shape, t [B], the
+    DiT's text arguments, kind, bucket, ids, share, and `failed`: (clip id, reason) of clips that others stand in for.
+    """
+
+    videos: SampleSet | None
+    images: SampleSet | None
+    text: TextCache
+    plan: Packs
+    draws: Draws
+
+    def micro_batches(self, step: int, rank: int, ranks: int, accumulate: int) -> list[Batch]:
+        """See `source.Source`.
+
+        Raises:
+            ConfigError: the step's packs cannot be dealt evenly to the ranks.
+        """
+        packs = self.plan.packs(step)
+        if len(packs) % ranks:
+            raise ConfigError(f"{len(packs)} packs a step cannot be dealt to {ranks} data-parallel ranks evenly")
+        film, stills = self._film(packs), self._stills(packs)
+        dealt = []
+        for r in range(ranks):
+            groups = [g for pack in [*film[r::ranks], *stills[r::ranks]] for g in pack]
+            parts = [Group(g.kind, g.bucket, g.rows[j::accumulate]) for g in groups for j in range(accumulate)]
+            dealt.append([part for part in parts if part.rows])
+        total = sum(len(p.videos) + len(p.images) for p in packs)
+        own = [self._batch(step, group, total) for group in dealt[rank]]
+        return own + [self._dummy(step, total)] * (max(map(len, dealt)) - len(own))
+
+    def _film(self, packs: Sequence[Pack]) -> list[list[Group]]:
+        """The videos of every pack, which are of one bucket."""
+        index, found = 0, []
+        for pack in packs:
+            rows = _of(self.videos, pack).buckets[pack.bucket][pack.videos].tolist() if pack.videos else []
+            found.append([Group("video", pack.bucket, list(enumerate(rows, index)))])
+            index += len(rows)
+        return found
+
+    def _stills(self, packs: Sequence[Pack]) -> list[list[Group]]:
+        """The images of every pack, a group a bucket."""
+        index, found = sum(len(p.videos) for p in packs), []
+        for pack in packs:
+            groups: dict[str, Rows] = {}
+            for i, row in enumerate(pack.images, index):
+                groups.setdefault(_of(self.images, pack).bucket(row), []).append((i, row))
+            found.append([Group("image", bucket, rows) for bucket, rows in sorted(groups.items())])
+            index += len(pack.images)
+        return found
+
+    def _batch(self, step: int, group: Group, total: int) -> Batch:
+        draws, indices = self.draws, [i for i, _ in group.rows]
+        data = self.videos if group.kind == "video" else self.images
+        assert data is not None
+        shape = data.shape(group.bucket)
+        tensors, captions, ids, failed = [], [], [], []
+        for i, asked in group.rows:
+            eps = gaussian(shape, draws.seed, "posterior", step, i) if draws.sample_posterior else None
+            row, sample, bad = data.sample(asked, eps)
+            drop, kind, which = rng(draws.seed, "caption", step, i).random(3)
+            captions.append(EMPTY if drop < draws.drop_captions else data.caption(row, kind, which, draws.captions))
+            tensors.append(sample)
+            ids.append(data.id(row))
+            failed += bad
+        return {
+            **{name: torch.stack([s[name] for s in tensors]) for name in tensors[0]},
+            "x0": torch.stack([gaussian(shape, draws.seed, "noise", step, i) for i in indices]),
+            "t": timesteps(draws.timesteps, draws.seed, step, indices, total),
+            **self.text.batch(captions),
+            "kind": group.kind,
+            "bucket": group.bucket,
+            "ids": ids,
+            "share": len(indices) / total,
+            "failed": failed,
+        }
+
+    def _dummy(self, step: int, total: int) -> Batch:
+        """The cheapest sample there is; it does not count."""
+        kind, data = ("video", self.videos) if self.images is None else ("image", self.images)
+        assert data is not None
+        bucket = min(data.buckets, key=lambda b: prod(data.shape(b)))
+        return self._batch(step, Group(kind, bucket, [(0, int(data.buckets[bucket][0]))]), total) | {"share": 0.0}
+
+
+def _of(data: SampleSet | None, pack: Pack) -> SampleSet:
+    if data is None:
+        raise ConfigError(f"the plan has a pack of bucket {pack.bucket} with samples of a kind that is not trained on")
+    return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stepvideo.config import Runtime, StageConfig
+from stepvideo.data.balance_config import BalanceConfig
 from stepvideo.diffusion.config import SamplingConfig, TimestepConfig
 from stepvideo.models.config import (
     CLIPImageConfig,
@@ -15,8 +16,10 @@ from stepvideo.models.config import (
     VAEConfig,
 )
 from stepvideo.models.layout import PARTS
+from stepvideo.parallel.config import TrainParallelConfig
 
 PRECISIONS = ("32-true", "bf16-mixed")
+MEDIA = ("images", "joint", "videos")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -28,6 +31,25 @@ def _positive(**values: float) -> None:
     for name, value in values.items():
         if value <= 0:
             raise ValueError(f"{name}={value} must be greater than 0")
+
+
+@dataclass
+class TrainRuntime(Runtime):
+    """How a training runs. Nothing here changes its result beyond the order of additions."""
+
+    parallel: TrainParallelConfig = field(default_factory=TrainParallelConfig)
+    accumulate: int = 1  # micro-batches that a rank's share of a batch is computed in
+    keep: int = 2  # checkpoints
+
+    def __post_init__(self) -> None:
+        _positive(accumulate=self.accumulate, keep=self.keep)
+
+
+@dataclass
+class TrainStageConfig(StageConfig):
+    """Base of the configs of stages that train."""
+
+    runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
 
 @dataclass
@@ -52,7 +74,7 @@ class OptimConfig:
 
 
 @dataclass
-class TextConfig(StageConfig):
+class TextConfig(TrainStageConfig):
     """Bilingual text encoders (report §4.2): CLIP trained contrastively with an image tower, Step-LLM by next token."""
 
     clip_text: CLIPTextConfig = field(default_factory=CLIPTextConfig)
@@ -70,7 +92,7 @@ class TextConfig(StageConfig):
 
 
 @dataclass
-class VAETrainConfig(StageConfig):
+class VAETrainConfig(TrainStageConfig):
     """One stage of Video-VAE training (report §4.1.4). Stage 2 starts from stage 1's backbone."""
 
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -135,16 +157,15 @@ class GivenConfig(StageConfig):
 
 
 @dataclass
-class TrainConfig(StageConfig):
+class TrainConfig(TrainStageConfig):
     """Flow-matching training of the DiT (report §4.3, §8): T2I, T2VI and SFT differ only in these fields."""
 
     dit: DiTConfig = field(default_factory=DiTConfig)
     subset: str = "s1"  # which clips: s1 … s6, sft_1 …
     resolution: str = "low"  # of the latents: low | high
-    image_share: float = 0.0  # share of steps on images; 1: T2I, 0: SFT
+    media: str = "videos"  # images: T2I; joint: T2VI, with `balance.video_to_image`; videos: SFT
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     steps: int = 500
-    batch_size: int = 16
-    image_batch_size: int = 16
     captions: dict[str, float] = field(
         default_factory=lambda: {"short": 0.5, "dense": 0.3, "title": 0.2}
     )  # kind: probability
@@ -159,10 +180,15 @@ class TrainConfig(StageConfig):
     def __post_init__(self) -> None:
         _one_of("resolution", self.resolution, ("low", "high"))
         _one_of("precision", self.precision, PRECISIONS)
-        _positive(steps=self.steps, batch_size=self.batch_size, image_batch_size=self.image_batch_size)
-        for name, share in (("image_share", self.image_share), ("drop_captions", self.drop_captions)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share} must lie in [0, 1]")
+        _one_of("media", self.media, MEDIA)
+        _positive(steps=self.steps)
+        if (self.media == "joint") != (self.balance.video_to_image > 0):
+            raise ValueError(
+                f"media={self.media!r} with balance.video_to_image={self.balance.video_to_image}: joint training needs "
+                "a ratio above 0, training on videos or images alone needs 0"
+            )
+        if not 0 <= self.drop_captions <= 1:
+            raise ValueError(f"drop_captions={self.drop_captions} must lie in [0, 1]")
         if not self.captions or abs(sum(self.captions.values()) - 1) > 1e-6:
             raise ValueError(f"captions={dict(self.captions)}: the probabilities must add up to 1")
 
@@ -189,7 +215,7 @@ class PairsConfig(StageConfig):
 
 
 @dataclass
-class DPOConfig(StageConfig):
+class DPOConfig(TrainStageConfig):
     """Video-DPO for flow matching (report §4.4, Eq. 8): small beta, larger learning rate."""
 
     steps: int = 100
@@ -215,7 +241,7 @@ class CouplingsConfig(StageConfig):
 
 
 @dataclass
-class TurboConfig(StageConfig):
+class TurboConfig(TrainStageConfig):
     """2-rectified-flow self-distillation (report §5): U-shaped timesteps, diminishing guidance at inference."""
 
     steps: int = 200

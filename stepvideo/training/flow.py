@@ -1,4 +1,4 @@
-"""What every DiT stage shares: counter-based draws, the velocity loss of a batch, the hand-over of a model.
+"""What every DiT stage shares: the velocity loss of a batch, the hand-over of a model.
 
 Legend: B samples of a rank, f latent frames, z channels, h w latent sides.
 """
@@ -6,41 +6,22 @@ Legend: B samples of a rank, f latent frames, z channels, h w latent sides.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from stepvideo.data.draw import rng
-from stepvideo.diffusion.config import SamplingConfig, TimestepConfig
+from stepvideo.data.source import Batch
+from stepvideo.diffusion.config import SamplingConfig
 from stepvideo.diffusion.latent_stats import STATS_FILE
 from stepvideo.diffusion.objectives import velocity_loss
 from stepvideo.diffusion.path import interpolate, velocity
 from stepvideo.diffusion.sampling import Sampling
-from stepvideo.diffusion.timesteps import from_uniform
 from stepvideo.models.checkpoints import save_dit, save_model_index, save_scheduler
 from stepvideo.models.dit import DiT
-from stepvideo.training.fit import Batch
 
 TEXT_KEYS = ("encoder_hidden_states", "encoder_hidden_states_2", "encoder_attention_mask")
-
-
-def gaussian(shape: Sequence[int], *key: int | str) -> Tensor:
-    """Standard normal float32 of `shape`, a function of the key alone."""
-    return torch.from_numpy(rng(*key).standard_normal(tuple(shape), dtype=np.float32))
-
-
-def timesteps(cfg: TimestepConfig, seed: int, step: int, samples: Sequence[int], batch: int) -> Tensor:
-    """[B] timesteps of samples `samples` of a global batch of `batch`: one from each of `batch` slices of the law.
-
-    Stratifying lowers the variance of the batch's loss; slices are dealt anew every step.
-    """
-    deal = rng(seed, "timestep slices", step).permutation(batch)
-    u = [(deal[i] + rng(seed, "timestep", step, i).random()) / batch for i in samples]
-    return from_uniform(cfg, torch.tensor(u, dtype=torch.float64))
 
 
 def flow_loss(dit: torch.nn.Module, batch: Batch) -> Tensor:

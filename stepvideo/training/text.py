@@ -7,7 +7,6 @@ stays with the artifact: the VAE's perceptual loss uses its features.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from stepvideo import storage
 from stepvideo.data.clips import Clip, load_catalog, load_ids, read_clip
 from stepvideo.data.draw import Sampler, rng
 from stepvideo.data.frames import square, to_tensor
+from stepvideo.data.source import Batch, deal
 from stepvideo.models.checkpoints import save_clip_image
 from stepvideo.models.clip import CLIPImageEncoder, CLIPTextEncoder, contrastive_loss
 from stepvideo.models.step_llm import StepLLM, next_token_loss
@@ -24,60 +24,88 @@ from stepvideo.models.text_encoders import TextEncoders, save_text_encoders
 from stepvideo.models.tokenizers import CLIPTokenizer, LLMTokenizer
 from stepvideo.stage import StageContext
 from stepvideo.training.config import TextConfig
-from stepvideo.training.fit import Batch, StageModule, fit, tail_mean, write_curve
+from stepvideo.training.fit import fit
+from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
 
 
-class CLIPModule(StageModule):
-    """Batches of (a few frames, one caption) of different clips."""
+class CaptionedFrames:
+    """Batches of (a few frames, one caption) of different clips.
 
-    def __init__(
-        self, cfg: TextConfig, tokenizer: CLIPTokenizer, captions: list[list[str]], frames: np.ndarray
-    ) -> None:
-        super().__init__(cfg.optim, cfg.clip_steps)
-        self.cfg, self.tokenizer, self.captions, self.frames = cfg, tokenizer, captions, frames
+    Every rank gets the whole batch: contrast needs all pairs, and the networks are small. Accumulation is left out.
+    """
+
+    def __init__(self, cfg: TextConfig, tokenizer: CLIPTokenizer, captions: list[list[str]], frames: np.ndarray) -> None:
+        self.seed, self.tokenizer, self.captions, self.frames = cfg.seed, tokenizer, captions, frames
         self.sampler = Sampler(len(frames), min(cfg.clip_batch, len(frames)), cfg.seed)
-        self.net = nn.ModuleDict({"text": CLIPTextEncoder(cfg.clip_text), "image": CLIPImageEncoder(cfg.clip_image)})
-        _init(self.net, cfg.seed)
 
-    def batch(self, step: int, rank: int, world_size: int) -> Batch:
-        """The whole global batch on every rank: contrast needs all pairs, and the networks are small."""
+    def micro_batches(self, step: int, rank: int, ranks: int, accumulate: int) -> list[Batch]:
         rows = self.sampler.batch(step)
-        draw = rng(self.cfg.seed, "clip captions", step)
+        draw = rng(self.seed, "clip captions", step)
         texts = [self.captions[r][int(draw.integers(len(self.captions[r])))] for r in rows]
         ids, mask = self.tokenizer.encode_batch(texts)
         same = torch.tensor([[a == b for b in texts] for a in texts])
-        return {"clips": to_tensor(self.frames[rows]), "ids": ids, "mask": mask, "same": same}
+        pairs = {"clips": to_tensor(self.frames[rows]), "tokens": ids, "mask": mask, "same": same}
+        return [{**pairs, "share": 1 / ranks, "ids": [f"row {r}" for r in rows]}]
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        text: Any = self.net["text"]
-        longest = int(batch["mask"].sum(1).max())
-        t = text.embed(batch["ids"][:, :longest], batch["mask"][:, :longest])
-        i = self.net["image"](batch["clips"])
-        loss = contrastive_loss(i, t, text.logit_scale, batch["same"])
-        right = float(((i @ t.T).argmax(1) == torch.arange(len(i), device=i.device)).float().mean())
-        return loss, {"clip_accuracy": right}
+
+class CLIPModule(StageModule):
+    def __init__(self, cfg: TextConfig, source: CaptionedFrames) -> None:
+        super().__init__(cfg.optim, cfg.clip_steps)
+        self.source = source
+        self.net = CLIP(CLIPTextEncoder(cfg.clip_text), CLIPImageEncoder(cfg.clip_image))
+        _init(self.net, cfg.seed)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        t, i, scale = self.net(batch["tokens"], batch["mask"], batch["clips"])
+        right = ((i @ t.T).argmax(1) == torch.arange(len(i), device=i.device)).float().mean()
+        return contrastive_loss(i, t, scale, batch["same"]), {"clip_accuracy": right}
+
+
+class CLIP(nn.Module):
+    """Both towers, so that one forward uses all parameters."""
+
+    def __init__(self, text: CLIPTextEncoder, image: CLIPImageEncoder) -> None:
+        super().__init__()
+        self.text, self.image = text, image
+
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings of texts and clips [B, D], and the learned scale of their products."""
+        longest = int(mask_BL.sum(1).max())
+        text = self.text.embed(ids_BL[:, :longest], mask_BL[:, :longest])
+        return text, self.image(clips), self.text.logit_scale * 1.0  # a sharded parameter leaves its forward as a value
+
+
+class CaptionTokens:
+    """Captions as tokens, for next-token prediction."""
+
+    def __init__(self, cfg: TextConfig, tokenizer: LLMTokenizer, captions: list[str]) -> None:
+        self.ids, self.mask = tokenizer.encode_batch(captions)
+        self.sampler = Sampler(len(captions), cfg.llm_batch, cfg.seed)
+
+    def micro_batches(self, step: int, rank: int, ranks: int, accumulate: int) -> list[Batch]:
+        rows = self.sampler.batch(step)
+        return [self._batch(rows, [rows[i] for i in own]) for own in deal(len(rows), rank, ranks, accumulate)]
+
+    def _batch(self, rows: list[int], own: list[int]) -> Batch:
+        longest = int(self.mask[own].sum(1).max())
+        tokens = {"tokens": self.ids[own, :longest], "mask": self.mask[own, :longest]}
+        # the loss is a mean over predicted tokens, so shares count those
+        share = float(self.mask[own, 1:].sum() / self.mask[rows, 1:].sum())
+        return {**tokens, "share": share, "ids": [f"caption {i}" for i in own]}
 
 
 class LLMModule(StageModule):
     """Next-token prediction on captions."""
 
-    def __init__(self, cfg: TextConfig, tokenizer: LLMTokenizer, captions: list[str]) -> None:
+    def __init__(self, cfg: TextConfig, source: CaptionTokens) -> None:
         super().__init__(cfg.optim, cfg.llm_steps)
-        self.cfg = cfg
-        self.ids, self.mask = tokenizer.encode_batch(captions)
-        self.sampler = Sampler(len(captions), cfg.llm_batch, cfg.seed)
-        self.net = StepLLM(cfg.step_llm)
+        self.net, self.source = StepLLM(cfg.step_llm), source
         _init(self.net, cfg.seed)
 
-    def batch(self, step: int, rank: int, world_size: int) -> Batch:
-        rows = self.sampler.batch(step)[rank::world_size]
-        longest = int(self.mask[rows].sum(1).max())
-        return {"ids": self.ids[rows, :longest], "mask": self.mask[rows, :longest]}
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         net = self.net
         assert isinstance(net, StepLLM)
-        return next_token_loss(net, batch["ids"], batch["mask"]), {}
+        return next_token_loss(net, batch["tokens"], batch["mask"]), {}
 
 
 def run(ctx: StageContext) -> dict[str, float]:
@@ -92,16 +120,16 @@ def run(ctx: StageContext) -> dict[str, float]:
     cfg.step_llm.padded_vocab_size = _round_up(llm_tokenizer.vocab_size)
 
     frames = np.stack([_frames(ctx.inputs["curate"], c, cfg.clip_image.frames, cfg.image_size) for c in clips])
-    clip = CLIPModule(cfg, clip_tokenizer, captions, frames)
-    fit(clip, ctx, name="clip")
-    llm = LLMModule(cfg, llm_tokenizer, corpus)
-    fit(llm, ctx, name="llm")
+    clip = CLIPModule(cfg, CaptionedFrames(cfg, clip_tokenizer, captions, frames))
+    towers = fit(clip, ctx, name="clip")
+    llm = LLMModule(cfg, CaptionTokens(cfg, llm_tokenizer, corpus))
+    trained = fit(llm, ctx, name="llm")
     if ctx.rank:
         return {}
-    text, image = clip.net["text"], clip.net["image"]
-    assert isinstance(text, CLIPTextEncoder) and isinstance(image, CLIPImageEncoder) and isinstance(llm.net, StepLLM)
-    save_text_encoders(TextEncoders(llm.net, llm_tokenizer, text, clip_tokenizer), ctx.out)
-    save_clip_image(image, ctx.out)
+    both, step_llm = towers["net"], trained["net"]
+    assert isinstance(both, CLIP) and isinstance(step_llm, StepLLM)
+    save_text_encoders(TextEncoders(step_llm, llm_tokenizer, both.text, clip_tokenizer), ctx.out)
+    save_clip_image(both.image, ctx.out)
     lengths = {"llm_length": cfg.llm_length, "clip_length": cfg.clip_length}
     storage.write_json(ctx.out / "text_lengths.json", lengths)
     write_curve(clip, ctx, "loss_curve.clip.json")
@@ -118,7 +146,7 @@ def _frames(directory: Path, clip: Clip, count: int, size: int) -> np.ndarray:
 
 def _init(net: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    for module in net.children() if isinstance(net, nn.ModuleDict) else [net]:
+    for module in net.children() if isinstance(net, CLIP) else [net]:
         module.init_weights(generator)  # type: ignore[operator]
 
 

@@ -2,140 +2,103 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from stepvideo import storage
+from stepvideo.data.balance import Plan
+from stepvideo.data.buckets import Bucket
 from stepvideo.data.clips import load_ids
-from stepvideo.data.draw import Sampler, rng
-from stepvideo.data.latents import LatentSet, TextCache
-from stepvideo.emulator.flops import flops
-from stepvideo.models.checkpoints import load_dit, save_dit
+from stepvideo.data.flow_draws import Draws
+from stepvideo.data.flow_source import FlowSource
+from stepvideo.data.latent_cache import LatentCache, LatentSet
+from stepvideo.data.source import Batch
+from stepvideo.data.text_cache import TextCache
+from stepvideo.emulator.flops import flops, video_tokens
+from stepvideo.models.checkpoints import load_dit
+from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
 from stepvideo.stage import StageContext
 from stepvideo.training.config import TrainConfig
-from stepvideo.training.fit import Batch, StageModule, fit, tail_mean, write_curve
-from stepvideo.training.flow import flow_loss, gaussian, save_model, timesteps
-
-EMPTY_CAPTION = 0  # its number in every latent cache
+from stepvideo.training.fit import fit
+from stepvideo.training.flow import flow_loss, save_model
+from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
+from stepvideo.training.snapshots import Snapshots
 
 
 class TrainModule(StageModule):
-    """Batches of videos or, in a share of the steps, of images; both from the cache."""
+    """Flow matching on micro-batches of one bucket each."""
 
-    def __init__(self, cfg: TrainConfig, dit: DiT, videos: LatentSet | None, images: LatentSet | None, text: TextCache):
+    def __init__(self, cfg: TrainConfig, dit: DiT, source: FlowSource) -> None:
         super().__init__(cfg.optim, cfg.steps)
-        self.cfg, self.net, self.text = cfg, dit, text
-        self.sets = {"video": videos, "image": images}
-        sizes = {"video": cfg.batch_size, "image": cfg.image_batch_size}
-        self.samplers = {k: Sampler(len(s), sizes[k], cfg.seed) for k, s in self.sets.items() if s is not None}
-        self.turn = _turns(cfg)
-        before = np.cumsum(self.turn) - self.turn
-        self.nth = [int(n if image else i - n) for i, (n, image) in enumerate(zip(before, self.turn, strict=True))]
+        self.cfg, self.net, self.source = cfg, dit, source
 
-    def batch(self, step: int, rank: int, world_size: int) -> Batch:
-        cfg, kind = self.cfg, "image" if self.turn[step] else "video"
-        data = self.sets[kind]
-        assert data is not None
-        rows = self.samplers[kind].batch(self.nth[step])
-        mine = list(range(rank, len(rows), world_size))
-        x1, captions = [], []
-        for i in mine:
-            eps = gaussian(data.shape, cfg.seed, "posterior", step, i) if cfg.sample_posterior else None
-            x1.append(data.latent(rows[i], eps))
-            drop, which_kind, which = rng(cfg.seed, "caption", step, i).random(3)
-            captions.append(
-                EMPTY_CAPTION if drop < cfg.drop_captions else data.caption(rows[i], which_kind, which, cfg.captions)
-            )
-        x0 = torch.stack([gaussian(data.shape, cfg.seed, "noise", step, i) for i in mine])
-        t = timesteps(cfg.timesteps, cfg.seed, step, mine, len(rows))
-        return {"x0": x0, "x1": torch.stack(x1), "t": t, "kind": kind, **self.text.batch(captions)}
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        each = flow_loss(self.net, batch)
-        return each.mean(), {f"loss_{batch['kind']}": float(each.mean().detach())}
-
-
-def _turns(cfg: TrainConfig) -> np.ndarray:
-    """Which steps show images: evenly spread in any stretch of the run, `image_share` of them in all."""
-    steps = np.arange(cfg.steps + 1)
-    return np.diff(np.floor(steps * cfg.image_share + 1e-9)).astype(int)
-
-
-class Snapshots:
-    """Keeps `cfg.snapshots` models evenly spaced, with averaged weights where there are any; the last is the result."""
-
-    def __init__(self, module: TrainModule, ctx: StageContext) -> None:
-        self.module, self.ctx = module, ctx
-        count = module.cfg.snapshots
-        self.at = [module.steps * (i + 1) // count for i in range(count)][:-1]
-
-    def __call__(self, step: int) -> None:
-        if step in self.at and self.ctx.rank == 0 and not self.path(step).exists():
-            dit = self.module.net
-            assert isinstance(dit, DiT)
-            live = [p.detach().clone() for p in dit.parameters()]
-            if self.module.ema is not None:
-                self.module.ema.copy_to_module()
-            tmp = self.ctx.work / "snapshot.tmp"
-            shutil.rmtree(tmp, ignore_errors=True)
-            save_dit(dit, tmp)
-            self.path(step).parent.mkdir(exist_ok=True)
-            tmp.rename(self.path(step))
-            with torch.no_grad():
-                for p, v in zip(dit.parameters(), live, strict=True):
-                    p.copy_(v)
-
-    def path(self, step: int) -> Path:
-        return self.ctx.work / "snapshots" / f"step-{step:07d}"
+    def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        self.each = flow_loss(self.net, batch)
+        loss = self.each.mean()
+        return loss, {f"loss_{batch['kind']}": loss.detach()}
 
 
 def run(ctx: StageContext) -> dict[str, float]:
     """Inputs: latents, subsets; optional init (the stage before). Output: a model in the released layout."""
     cfg: TrainConfig = ctx.config
-    cache = ctx.inputs["latents"]
-    stats = storage.read_json(cache / "cache.json")
-    videos = images = None
-    if cfg.image_share < 1:
-        videos = LatentSet(cache, "video", cfg.resolution, load_ids(ctx.inputs["subsets"] / f"{cfg.subset}.parquet"))
-    if cfg.image_share > 0:
-        images = LatentSet(cache, "image", cfg.resolution)
-    text = TextCache(cache)
+    cache, text = LatentCache(ctx.inputs["latents"]), TextCache(ctx.inputs["latents"])
+    ids = load_ids(ctx.inputs["subsets"] / f"{cfg.subset}.parquet")
+    videos = LatentSet(cache, "video", cfg.resolution, ids) if cfg.media != "images" else None
+    images = LatentSet(cache, "image", cfg.resolution) if cfg.media != "videos" else None
     torch.manual_seed(cfg.seed)
     if "init" in ctx.inputs:
         dit = load_dit(ctx.inputs["init"], dtype=torch.float32)  # released weights are bfloat16
     else:
         dit = DiT(cfg.dit)
         dit.init_weights(torch.Generator().manual_seed(cfg.seed))
-    module = TrainModule(cfg, dit, videos, images, text)
-    snapshots = Snapshots(module, ctx)
-    module.before_step = snapshots  # type: ignore[method-assign]
-    fit(module, ctx, cfg.precision)
+    plan = make_plan(cfg, dit.cfg, cache, text, videos, images)
+    for note in plan.notes:
+        ctx.sink.event("balance", note=note)
+    draws = Draws(cfg.seed, cfg.timesteps, cfg.captions, cfg.drop_captions, cfg.sample_posterior)
+    module = TrainModule(cfg, dit, FlowSource(videos, images, text, plan, draws))
+    snapshots = Snapshots(module, ctx, cfg.snapshots)
+    trained = fit(module, ctx, cfg.precision, callbacks=[snapshots])
     if ctx.rank:
         return {}
-    size = stats["resolutions"][cfg.resolution]
-    frames = stats["frames"] if videos is not None else 1
-    like = ctx.inputs.get("init", cache)
-    save_model(dit, ctx.out, like, cfg.sampling, {"frames": frames, "height": size, "width": size})
-    for step in snapshots.at:
-        folder = ctx.out / "snapshots" / f"step-{step:07d}"
-        folder.parent.mkdir(exist_ok=True)
-        snapshots.path(step).rename(folder)
+    dit = cast(DiT, trained["net"])
+    longest = max((videos or images).buckets, key=Bucket.parse)  # type: ignore[union-attr]
+    size = Bucket.parse(longest)
+    like = ctx.inputs.get("init", cache.root)
+    shape = {"frames": size.frames, "height": size.height, "width": size.width}
+    save_model(dit, ctx.out, Path(like), cfg.sampling, shape)
+    snapshots.hand_over()
     write_curve(module, ctx)
-    shape = (videos or images).shape  # type: ignore[union-attr]
+    samples = sum(len(p.videos) + len(p.images) for step in range(cfg.steps) for p in plan.packs(step))
     return {
         "loss": tail_mean(module),
         "grad_norm_peak_step": float(max(module.curve, key=lambda row: row[2])[0]),
-        "samples": float(sum(len(module.samplers["image" if t else "video"].batch(0)) for t in module.turn)),
+        "samples": float(samples),
         "parameters": float(sum(p.numel() for p in dit.parameters())),
-        **_flops(dit, shape, text),
+        "gflop_forward": sample_flops(dit.cfg, cache, text, longest) / 1e9,
     }
 
 
-def _flops(dit: DiT, shape: tuple[int, ...], text: TextCache) -> dict[str, float]:
-    clip = text.data["clip"].shape[1]
-    return {"gflop_forward": flops(dit.cfg, shape[0], shape[2], shape[3], clip + max(text.tokens), clip) / 1e9}
+def make_plan(
+    cfg: TrainConfig, dit: DiTConfig, cache: LatentCache, text: TextCache, videos: LatentSet | None, images: LatentSet | None
+) -> Plan:
+    """Which samples every step has, balanced by what they cost this network."""
+    sizes = {b: len(rows) for b, rows in videos.buckets.items()} if videos else {}
+    # images of several aspects cost about the same: the dearest stands for all
+    still = max(images.buckets, key=lambda b: sample_flops(dit, cache, text, b)) if images else None
+    buckets = [*sizes, *([still] if still else [])]
+    costs = {b: float(sample_flops(dit, cache, text, b)) for b in buckets}
+    tokens = {b: video_tokens(dit, *_latent(cache, b)) for b in buckets}
+    return Plan(costs, sizes, len(images) if images else 0, cfg.balance, cfg.seed, tokens)
+
+
+def sample_flops(dit: DiTConfig, cache: LatentCache, text: TextCache, bucket: str) -> int:
+    """Operations of a forward of one sample of a bucket with the longest caption there is."""
+    return flops(dit, *_latent(cache, bucket), text.clip_length + int(text.tokens.max()), text.clip_length)
+
+
+def _latent(cache: LatentCache, bucket: str) -> tuple[int, int, int]:
+    frames, _, height, width = cache.shape(bucket)
+    return frames, height, width

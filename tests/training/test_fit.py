@@ -10,22 +10,34 @@ import pytest
 import torch
 from torch import nn
 
-from stepvideo.config import StageConfig
 from stepvideo.data.draw import Sampler, rng
+from stepvideo.data.source import deal
 from stepvideo.errors import Preempted
 from stepvideo.sink import JsonlSink, latest_metrics
 from stepvideo.stage import StageContext
-from stepvideo.training.config import OptimConfig
-from stepvideo.training.fit import StageModule, fit
+from stepvideo.training.config import OptimConfig, TrainStageConfig
+from stepvideo.training.fit import fit
+from stepvideo.training.module import StageModule
 
 
 @dataclass
-class ToyConfig(StageConfig):
+class ToyConfig(TrainStageConfig):
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(name="muon", lr=1e-2, muon_lr=1e-2, ema=0.9))
 
 
+class ToySource:
+    """Eight samples a step, drawn from (step, sample)."""
+
+    def micro_batches(self, step, rank, ranks, accumulate):
+        return [self._batch(step, rows) for rows in deal(8, rank, ranks, accumulate)]
+
+    def _batch(self, step, rows):
+        x = np.stack([rng(0, "x", step, i).standard_normal(4) for i in rows])
+        return {"x": torch.tensor(x, dtype=torch.float32), "share": len(rows) / 8, "ids": [f"sample {i}" for i in rows]}
+
+
 class Toy(StageModule):
-    """Regression whose data are drawn from (step, sample); one matrix is named like a block, so that Muon gets it."""
+    """Regression; one matrix is named like a block, so that Muon gets it."""
 
     def __init__(self, steps: int = 12) -> None:
         super().__init__(ToyConfig().optim, steps)
@@ -33,10 +45,7 @@ class Toy(StageModule):
         self.net = nn.Sequential()
         self.net.add_module("blocks", nn.Linear(4, 8))
         self.net.add_module("head", nn.Linear(8, 1))
-
-    def batch(self, step, rank, world_size):
-        rows = [rng(0, "x", step, i).standard_normal(4) for i in range(8)][rank::world_size]
-        return {"x": torch.tensor(np.stack(rows), dtype=torch.float32)}
+        self.source = ToySource()
 
     def loss(self, batch):
         x = batch["x"]

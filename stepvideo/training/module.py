@@ -1,0 +1,187 @@
+"""What a training is: networks, where batches come from, a loss. `fit` runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from stepvideo import storage
+from stepvideo.data.source import Batch, Source
+from stepvideo.errors import StepVideoError
+from stepvideo.parallel.train import TrainParallel
+from stepvideo.stage import StageContext
+from stepvideo.training.config import OptimConfig
+from stepvideo.training.optim import EMA, lr_factor, optimizers
+
+Logs = dict[str, Tensor | float]
+
+
+class Guard(Protocol):
+    """Judges a step before it is taken, from numbers that all ranks agree on: ok | skip | rollback | stop."""
+
+    def judge(self, step: int, loss: float, norm: float) -> str: ...
+
+
+class Rollback(Exception):
+    """Training is to go on from the newest checkpoint."""
+
+
+class StageModule(L.LightningModule):
+    """Base of the trained modules. Subclasses set `net` and `source` and define `loss`.
+
+    `loss(batch)` gives the mean over the samples of a micro-batch, to be minimised, and what to log.
+    """
+
+    net: nn.Module
+    source: Source
+    parallel: TrainParallel
+    ctx: StageContext
+
+    def __init__(self, optim: OptimConfig, steps: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.optim, self.steps = optim, steps
+        self.done = 0  # optimizer steps so far
+        self.curve: list[list[float]] = []  # [step, loss, gradient norm], the record that selection and reports read
+        self.ema: EMA | None = None
+        self.guard: Guard | None = None
+        self.net_precision = "32-true"
+        self._divided = False
+
+    # ------------------------------------------------------------------------------------ what subclasses may change
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        raise NotImplementedError
+
+    def trained(self) -> dict[str, nn.Module]:
+        """All networks that learn."""
+        return {"net": self.net}
+
+    def fixed(self) -> dict[str, nn.Module]:
+        """Networks that the loss needs and that do not learn."""
+        return {}
+
+    def methods(self) -> Sequence[str]:
+        """Names of what is called of `net`, other than its forward."""
+        return ()
+
+    def before_step(self, step: int) -> None:
+        """What is due when `step` steps are done and before the next."""
+
+    def compute(self, part: Batch, scale: float) -> tuple[Tensor, Logs]:
+        """Forward and backward of a micro-batch, whose gradients count `scale` times."""
+        loss, logs = self.loss(part)
+        self.manual_backward(loss * scale)
+        return loss.detach(), logs
+
+    def update(self, step: int) -> None:
+        """Set the learning rates of `step` and step with the gradients that are there."""
+        factor = lr_factor(step, self.steps, self.optim)
+        for opt in self.opts():
+            for group in opt.param_groups:
+                group.setdefault("peak_lr", group["lr"])
+                group["lr"] = group["peak_lr"] * factor
+            opt.step()
+
+    # ---------------------------------------------------------------------------------------------------- what is done
+
+    def configure_model(self) -> None:
+        if self._divided:
+            return
+        self._divided = True
+        for name, net in self.trained().items():
+            methods = self.methods() if name == "net" else ()
+            self.parallel.divide(net, precision=self.net_precision, methods=methods)
+        for net in self.fixed().values():
+            self.parallel.divide(net, precision=self.net_precision, train=False)
+        if self.optim.ema:
+            self.ema = EMA(self.net, self.optim.ema)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it `net` has the averaged weights, if they are kept."""
+        if self.ema is None:
+            yield
+            return
+        live = [p.detach().clone() for p in self.net.parameters()]
+        self.ema.copy_to_module()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, value in zip(self.net.parameters(), live, strict=True):
+                    p.copy_(value)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return optimizers(self.net.named_parameters(), self.optim)
+
+    def opts(self) -> list[torch.optim.Optimizer]:
+        found = self.optimizers(use_pl_optimizer=False)
+        return found if isinstance(found, list) else [found]  # type: ignore[list-item, return-value]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        step, micro, nets = batch["step"], batch["micro"], list(self.trained().values())
+        self.before_step(step)
+        for opt in self.opts():
+            opt.zero_grad(set_to_none=True)
+        found = []
+        for i, part in enumerate(micro):
+            self.parallel.micro_batch(nets, first=i == 0, last=i == len(micro) - 1)
+            share = part["share"]
+            value, logs = self.compute({**part, "step": step}, share * self.parallel.data_size)
+            found.append((share, {"loss": value, **logs}))
+        self.parallel.finish_gradients(nets)
+        norm = self.parallel.clip_(list(self.net.parameters()), self.optim.clip)
+        outputs = self._means(found)
+        loss, outputs["grad_norm"] = outputs["loss"], float(norm)
+        if self._accepted(step, loss, outputs["grad_norm"], micro):
+            self.update(step)
+            if self.ema is not None:
+                self.ema.update(step)
+        self.done = step + 1
+        self.curve.append([step, loss, outputs["grad_norm"]])
+        # Lightning wants a tensor under this name
+        return {**outputs, "loss": torch.tensor(loss), "lr": self.opts()[0].param_groups[0]["lr"]}
+
+    def _accepted(self, step: int, loss: float, norm: float, micro: list[Batch]) -> bool:
+        verdict = self.guard.judge(step, loss, norm) if self.guard is not None else "ok"
+        if verdict == "rollback":
+            raise Rollback
+        if verdict == "stop" or (self.guard is None and loss != loss):
+            clips = ", ".join(i for part in micro for i in part.get("ids", [])[:8])
+            raise StepVideoError(
+                f"the loss is {loss} and the gradient norm {norm} at step {step} (clips {clips or 'unknown'}); "
+                f"lower optim.lr or optim.clip, or use precision=32-true"
+            )
+        return verdict == "ok"
+
+    def _means(self, found: list[tuple[float, Logs]]) -> dict[str, float]:
+        """Of the global batch, by name: each micro-batch counts by its share of those that have the name."""
+        names = sorted({name for _, logs in found for name in logs})
+        sums = torch.zeros(2, len(names), dtype=torch.float64, device=self.parallel.device)
+        for share, logs in found:
+            for name, value in logs.items():
+                if share:
+                    sums[0, names.index(name)] += share * torch.as_tensor(value, device=sums.device)
+                    sums[1, names.index(name)] += share
+        value, weight = self.parallel.mean(sums).tolist()
+        return {n: v / w for n, v, w in zip(names, value, weight, strict=True) if w}
+
+
+def write_curve(module: StageModule, ctx: StageContext, name: str = "loss_curve.json") -> None:
+    """Record [step, loss, gradient norm] rows in the artifact (deterministic: no times)."""
+    rows = [[int(s), round(v, 6), round(n, 6)] for s, v, n in module.curve]
+    storage.write_atomic(ctx.out / name, json.dumps({"columns": ["step", "loss", "grad_norm"], "rows": rows}))
+
+
+def tail_mean(module: StageModule, part: float = 0.1) -> float:
+    """Mean loss over the last `part` of the steps: what a stage reports as its final loss."""
+    values = [v for _, v, _ in module.curve]
+    count = max(1, int(len(values) * part))
+    return sum(values[-count:]) / count

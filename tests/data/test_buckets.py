@@ -83,5 +83,5 @@ def test_tokens_of_the_longest_at_540p():
     assert sample_tokens(Bucket(204, 544, 992), DiTConfig(), VAEConfig()) == 75888  # 36 x 34 x 62
     with pytest.raises(ValueError, match="multiples of 16 pixels"):
         sample_tokens(Bucket(17, 64, 72), DiTConfig(), VAEConfig())
-    with pytest.raises(ValueError, match="18..frames|nearest valid lengths|cannot be coded"):
+    with pytest.raises(ValueError, match="cannot be coded"):
         sample_tokens(Bucket(23, 64, 64), DiTConfig(), VAEConfig())

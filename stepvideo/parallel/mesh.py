@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 
 import torch
@@ -20,16 +21,26 @@ TIMEOUT_S = 600.0
 
 
 def connect(config: ParallelConfig, device: str = "auto", timeout_s: float = TIMEOUT_S) -> DeviceMesh:
-    """Meet the other ranks; the process group is closed when the process ends, or by `disconnect`.
-
-    Args:
-        device: auto (CUDA where there is one) | cpu | cuda. Each rank takes the CUDA device of its LOCAL_RANK.
-        timeout_s: how long a collective waits for a rank before it fails.
+    """`meet` over the degrees of `config`.
 
     Raises:
         StepVideoError: another number of ranks than the degrees ask for, or more than there are devices.
     """
     _check_ranks(config)
+    return meet({name: getattr(config, name) for name in DIMENSIONS}, device, timeout_s)
+
+
+def meet(dims: Mapping[str, int], device: str = "auto", timeout_s: float = TIMEOUT_S) -> DeviceMesh:
+    """Meet the other ranks; the process group is closed when the process ends, or by `disconnect`.
+
+    Args:
+        dims: the mesh's dimensions and their sizes, outermost first.
+        device: auto (CUDA where there is one) | cpu | cuda. Each rank takes the CUDA device of its LOCAL_RANK.
+        timeout_s: how long a collective waits for a rank before it fails.
+
+    Raises:
+        StepVideoError: more ranks than there are devices.
+    """
     kind = best_device(device).type
     if kind == "cuda":
         local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
@@ -40,12 +51,18 @@ def connect(config: ParallelConfig, device: str = "auto", timeout_s: float = TIM
         torch.cuda.set_device(local)
     timeout = timedelta(seconds=timeout_s)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout)
+        alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=timeout, **alone)
         atexit.register(disconnect)
-    mesh = init_device_mesh(kind, (config.cfg, config.ulysses, config.tensor), mesh_dim_names=DIMENSIONS)
-    for group in mesh.get_all_groups():  # a mesh's groups have torch's own timeout, whatever the first group has
-        _set_pg_timeout(timeout, group)
+    mesh = init_device_mesh(kind, tuple(dims.values()), mesh_dim_names=tuple(dims))
+    limit(mesh, timeout_s)
     return mesh
+
+
+def limit(mesh: DeviceMesh, timeout_s: float) -> None:
+    """Set how long a mesh's collectives wait: its groups have torch's own timeout, whatever the first group has."""
+    for group in mesh.get_all_groups():
+        _set_pg_timeout(timedelta(seconds=timeout_s), group)
 
 
 def disconnect() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.tensor import DTensor
 
 from stepvideo.diffusion.config import GuidanceConfig
@@ -21,7 +20,6 @@ from stepvideo.models.video_vae import VideoVAE
 from stepvideo.parallel import vae as by_chunk
 from stepvideo.parallel.apply import ParallelContext
 from stepvideo.parallel.config import ParallelConfig
-from stepvideo.parallel.gradients import reduce_gradients
 
 TEXT = 7  # Step-LLM tokens; the CLIP stream has 3
 Inputs = dict[str, Tensor]
@@ -86,32 +84,6 @@ def guided(cfg: DiTConfig, plan: ParallelConfig, steps: int) -> float:
     expected = sample(network(cfg), *run).latents
     context = ParallelContext.start(plan, cfg, "cpu", 30)
     return gap(sample(context.velocity(context.divide(network(cfg))), *run).latents, expected)
-
-
-def gradients(cfg: DiTConfig, plan: ParallelConfig, size: tuple[int, int, int], checkpoint: bool) -> dict[str, float]:
-    """Of a loss over all outputs: every parameter's gap."""
-    args = inputs(cfg, size, 2)
-    target = torch.randn(args["hidden_states"].shape, generator=torch.Generator().manual_seed(2))
-    alone = network(cfg)
-    (alone(**args) - target).square().mean().backward()
-    context = ParallelContext.start(plan, cfg, "cpu", 30)
-    dit = context.divide(network(cfg))
-    if checkpoint:
-        recompute(dit)
-    loss = (dit(**args) - target).square().mean()
-    dit(**inputs(cfg, (1, 2, 2), 1))  # another size between forward and backward, as with mixed buckets
-    loss.backward()
-    reduce_gradients(dit, context.mesh)
-    expected = dict(alone.named_parameters())
-    named = {n.replace("_checkpoint_wrapped_module.", ""): p for n, p in dit.named_parameters()}
-    assert named.keys() == expected.keys()
-    return {n: gap(whole(p.grad), expected[n].grad) for n, p in named.items()}
-
-
-def recompute(dit: DiT) -> None:
-    """Checkpoint every block, as training does."""
-    blocks = dit.transformer_blocks
-    dit.transformer_blocks = torch.nn.ModuleList(checkpoint_wrapper(block) for block in blocks)
 
 
 def whole(x: Tensor | None) -> Tensor:

@@ -1,0 +1,98 @@
+"""Which activations of a block are kept for backward and which are computed again: a policy is an object.
+
+A block's `forward` is replaced, not the block: parameter names stay, FSDP's hooks on the block stay outside of what is
+recomputed, and the hooks of a parallel plan inside it take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
+
+from stepvideo.parallel.config import TrainParallelConfig
+
+ATTENTION = tuple(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+)
+
+
+class Policy(Protocol):
+    """What to recompute."""
+
+    def covers(self, index: int, count: int) -> bool:
+        """Whether block `index` of `count` recomputes anything."""
+        ...
+
+    def contexts(self) -> Any:
+        """What `torch.utils.checkpoint` takes as `context_fn()`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """All inside that share of the blocks, evenly spread; 1.0 is full checkpointing, 0.0 none."""
+
+    share: float
+
+    def covers(self, index: int, count: int) -> bool:
+        covered = round(self.share * count)
+        return (index + 1) * covered // count > index * covered // count
+
+    def contexts(self) -> Any:
+        return noop_context_fn()
+
+
+@dataclass(frozen=True)
+class KeepAttention:
+    """All inside every block but the outputs of the fused attention, whose recomputation costs most at video lengths.
+
+    On a CPU short sequences take plain products (`models/attention.py`), which are recomputed.
+    """
+
+    def covers(self, index: int, count: int) -> bool:
+        return True
+
+    def contexts(self) -> Any:
+        return create_selective_checkpoint_contexts(_keep_attention)
+
+
+def _keep_attention(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+POLICIES: dict[str, Callable[[TrainParallelConfig], Policy]] = {
+    "none": lambda _: Fraction(0.0),
+    "full": lambda _: Fraction(1.0),
+    "fraction": lambda cfg: Fraction(cfg.checkpoint_fraction),
+    "attention": lambda _: KeepAttention(),
+}
+
+
+def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:
+    """Apply a policy to the blocks of a network, in place."""
+    for i, block in enumerate(blocks):
+        if policy.covers(i, len(blocks)):
+            block.forward = partial(
+                checkpoint,
+                block.forward,
+                use_reentrant=False,
+                context_fn=policy.contexts,
+                preserve_rng_state=False,  # no network of ours draws random numbers in its forward
+            )

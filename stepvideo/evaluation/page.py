@@ -11,7 +11,7 @@ from stepvideo.evaluation.claims import SPLIT_NAMES, Claim
 from stepvideo.evaluation.collect import Run
 from stepvideo.evaluation.results import ATTRIBUTES, CHANCE, by_split, clustered_rates, rates
 from stepvideo.evaluation.style import CSS, SCRIPT
-from stepvideo.evaluation.svg import Interval, interval_chart
+from stepvideo.svg import Interval, interval_chart
 
 CHIPS = {
     "met": "good",

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from stepvideo.evaluation.collect import Collected, Curve, label
-from stepvideo.evaluation.svg import Mark, Series, bar_chart, line_chart, smooth
+from stepvideo.svg import Mark, Series, bar_chart, line_chart, smooth
 
 
 def curves_html(curves: Sequence[Curve]) -> str:

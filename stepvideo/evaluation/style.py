@@ -1,9 +1,12 @@
 """The report's CSS and script: inline, nothing is fetched."""
 
-CSS = """
-:root{color-scheme:light dark;--bg:#fbfbf9;--card:#fff;--fg:#1c2027;--soft:#5d6673;--rule:#dfe2e6;--hit:#1c202711;
---c0:#2563a8;--c1:#c05a1e;--c2:#2f7d4f;--c3:#7d4fa8;--c4:#ad3145;--c5:#6b7280;--c6:#8f7114;--c7:#1f8189;
---good:#1c6b3f;--bad:#a12c3d;--open:#7a5b00}
+from __future__ import annotations
+
+from stepvideo import svg
+
+CSS = (
+    f":root{{{svg.LIGHT}}}{svg.STYLE}"
+    + """:root{color-scheme:light dark;--bg:#fbfbf9;--card:#fff;--good:#1c6b3f;--bad:#a12c3d;--open:#7a5b00}
 @media (prefers-color-scheme:dark){:root{--bg:#14171b;--card:#1b1f25;--fg:#e6e8eb;--soft:#9aa4b1;--rule:#313740;
 --hit:#ffffff11;--c0:#6aa9e9;--c1:#ea9359;--c2:#6cc08d;--c3:#b793df;--c4:#e8798a;--c5:#a3abb8;--c6:#d0b04c;--c7:#5fc0c8;
 --good:#6cc08d;--bad:#ee8695;--open:#d9b850}}
@@ -34,17 +37,6 @@ td small{display:block;color:var(--soft);font-size:.78rem}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(330px,100%),1fr));gap:14px;margin:1em 0}
 .plots>div{background:var(--card);border:1px solid var(--rule);border-radius:6px;padding:10px 8px 6px}
 svg.plot{display:block;width:100%;height:auto;max-width:460px;margin:0 auto;font-family:inherit}
-.plot text{fill:var(--fg);font-size:11px}.plot .title{font-weight:600;font-size:12px}.plot .tick{fill:var(--soft)}
-.plot .end{text-anchor:end}.plot .mid{text-anchor:middle}
-.plot .grid{stroke:var(--rule);stroke-width:1}.plot .axis{stroke:var(--soft);stroke-width:1}
-.plot .mark{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 3}
-.plot .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-.plot .faint{opacity:.3;stroke-width:1.2}
-.plot .hit{fill:transparent}.plot .hit:hover{fill:var(--hit)}.plot .bar{fill:var(--c0)}
-.c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}
-.c5{stroke:var(--c5)}.c6{stroke:var(--c6)}.c7{stroke:var(--c7)}
-.dot.c0{fill:var(--c0)}.dot.c1{fill:var(--c1)}.dot.c2{fill:var(--c2)}.dot.c3{fill:var(--c3)}.dot.c4{fill:var(--c4)}
-.dot.c5{fill:var(--c5)}.dot.c6{fill:var(--c6)}.dot.c7{fill:var(--c7)}
 .prompt{margin:1.5em 0 0;padding-top:1em;border-top:1px solid var(--rule)}
 .prompt:first-of-type{border-top:0}.prompt>p{margin:0 0 .5em;font-size:1.02rem;font-weight:600}
 .prompt>p small{font-weight:400;color:var(--soft);margin-left:.6em}
@@ -59,6 +51,7 @@ footer{margin-top:3.5em;padding-top:1em;border-top:1px solid var(--rule);font-si
 @media (max-width:560px){main{padding:18px 12px 40px}h1{font-size:1.5rem}.films{grid-template-columns:repeat(3,1fr)}}
 @media print{figure video{print-color-adjust:exact}nav{display:none}}
 """
+)
 
 # A browser holds some dozens of players at a time. So a row of videos is loaded when it comes into view, started
 # together, and let go of when it leaves.

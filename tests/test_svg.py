@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepvideo.evaluation.svg import (
+from stepvideo.svg import (
     HEIGHT,
     WIDTH,
     Interval,

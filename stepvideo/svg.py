@@ -1,4 +1,4 @@
-"""Plots as inline SVG: no script, no network, colours from the page's CSS, exact values on hover.
+"""Plots as SVG, inline or a file of their own: no script, no network, colours from CSS, exact values on hover.
 
 Coordinates are in pixels of a viewBox that is drawn at about its own size on a phone, so that text stays readable.
 """
@@ -13,6 +13,27 @@ from html import escape
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 22, 34
 MAX_POINTS = 160  # a curve is thinned to this many; beyond, a screen shows no more and the page only grows
+
+LIGHT = (
+    "--fg:#1c2027;--soft:#5d6673;--rule:#dfe2e6;--hit:#1c202711;--c0:#2563a8;--c1:#c05a1e;--c2:#2f7d4f;--c3:#7d4fa8;"
+    "--c4:#ad3145;--c5:#6b7280;--c6:#8f7114;--c7:#1f8189"
+)
+"""Colours on a light ground."""
+
+STYLE = """
+.plot text{fill:var(--fg);font-size:11px}.plot .title{font-weight:600;font-size:12px}.plot .tick{fill:var(--soft)}
+.plot .end{text-anchor:end}.plot .mid{text-anchor:middle}
+.plot .grid{stroke:var(--rule);stroke-width:1}.plot .axis{stroke:var(--soft);stroke-width:1}
+.plot .mark{stroke:var(--soft);stroke-width:1;stroke-dasharray:3 3}
+.plot .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+.plot .faint{opacity:.3;stroke-width:1.2}
+.plot .hit{fill:transparent}.plot .hit:hover{fill:var(--hit)}.plot .bar{fill:var(--c0)}
+.c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}
+.c5{stroke:var(--c5)}.c6{stroke:var(--c6)}.c7{stroke:var(--c7)}
+.dot.c0{fill:var(--c0)}.dot.c1{fill:var(--c1)}.dot.c2{fill:var(--c2)}.dot.c3{fill:var(--c3)}.dot.c4{fill:var(--c4)}
+.dot.c5{fill:var(--c5)}.dot.c6{fill:var(--c6)}.dot.c7{fill:var(--c7)}
+"""
+"""What the classes below look like in those colours."""
 
 
 @dataclass(frozen=True)
@@ -250,3 +271,16 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float]], width: int = WIDTH,
             f'<text x="{label_width + w + 5}" y="{y + 14}" class="tick">{v:g}</text></g>'
         )
     return "".join(out) + "</svg>"
+
+
+def document(charts: Sequence[str], width: int = WIDTH, height: int = HEIGHT) -> str:
+    """A file of its own with charts of one size, one below the other."""
+    placed = (
+        c.replace("<svg ", f'<svg y="{i * height}" width="{width}" height="{height}" ', 1) for i, c in enumerate(charts)
+    )
+    total = height * len(charts)
+    shown = f'width="{2 * width}" height="{2 * total}" viewBox="0 0 {width} {total}" font-family="system-ui,sans-serif"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {shown}><style>:root{{{LIGHT}}}{STYLE}</style>'
+        f'<rect width="{width}" height="{total}" fill="#fff"/>{"".join(placed)}</svg>\n'
+    )

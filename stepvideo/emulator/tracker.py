@@ -8,7 +8,7 @@ inside kernels nor what a caching allocator keeps.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -63,6 +63,19 @@ class LiveBytes(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
+
+
+def saved_bytes(call: Callable[[], Any]) -> int:
+    """Bytes of the storages that autograd keeps for the backward of `call`, parameters included, each counted once."""
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor  # alive, so that no address is given twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def plain_tensors(x: Any) -> Iterator[Tensor]:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from stepvideo.models.attention import key_bias
 from stepvideo.models.config import DiTConfig
-from stepvideo.models.dit_blocks import Block, SelfAttention, modulate, modulation, rope_split
+from stepvideo.models.dit_blocks import Block, SelfAttention, rope_split
 from stepvideo.models.dit_variants import JointBlock, SpatialAttention, TemporalAttention
 from stepvideo.models.layers import AdaLNSingle, PatchEmbed, TextProjection, unpatchify
+from stepvideo.models.modulation import modulate, modulation
 from stepvideo.models.rope import rope_tables
 
 

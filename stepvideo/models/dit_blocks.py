@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stepvideo.models.attention import attention
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.layers import FeedForward, RMSNorm
+from stepvideo.models.modulation import gated_sum, modulation, norm_modulate
 from stepvideo.models.qk_norm import qk_norm
 
 QK_EPS = 1e-6
@@ -93,18 +94,8 @@ class Block(nn.Module):
         self, x_bsd: Tensor, time_b6d: Tensor, text_bld: Tensor, bias: Tensor | None, rope: tuple[Tensor, Tensor]
     ) -> Tensor:
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation(self.scale_shift_table, time_b6d)
-        h = modulate(self.norm1(x_bsd), shift_msa, scale_msa)
-        x_bsd = torch.addcmul(x_bsd, gate_msa, self.attn1(h, rope))
+        h = norm_modulate(self.norm1, x_bsd, shift_msa, scale_msa)
+        x_bsd = gated_sum(x_bsd, gate_msa, self.attn1(h, rope))
         x_bsd = x_bsd + self.attn2(x_bsd, text_bld, bias)
-        h = modulate(self.norm2(x_bsd), shift_mlp, scale_mlp)
-        return torch.addcmul(x_bsd, gate_mlp, self.ff(h))
-
-
-def modulation(table_nd: Tensor, time_bnd: Tensor) -> tuple[Tensor, ...]:
-    """The n modulating vectors of a block (AdaLN-single), each [b, 1, d]."""
-    return (table_nd + time_bnd).unsqueeze(2).unbind(1)
-
-
-def modulate(x_bsd: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x · (1 + scale) + shift."""
-    return torch.addcmul(shift, x_bsd, 1 + scale)
+        h = norm_modulate(self.norm2, x_bsd, shift_mlp, scale_mlp)
+        return gated_sum(x_bsd, gate_mlp, self.ff(h))

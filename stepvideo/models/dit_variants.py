@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from stepvideo.models.attention import attention
 from stepvideo.models.config import DiTConfig
-from stepvideo.models.dit_blocks import QK_EPS, SelfAttention, block_norm, modulate, modulation, rope_split
+from stepvideo.models.dit_blocks import QK_EPS, SelfAttention, block_norm, rope_split
 from stepvideo.models.layers import FeedForward, RMSNorm
+from stepvideo.models.modulation import gated_sum, modulation, norm_modulate
 from stepvideo.models.qk_norm import qk_norm
 
 Rope = tuple[Tensor, Tensor]
@@ -62,7 +63,9 @@ class Stream(nn.Module):
         """Queries (none of an unread stream), keys and values of n tokens, each [b, h, n, e]."""
         shift, scale = modulation(self.scale_shift_table[:2], time_b6d[:, :2])
         project, norms = (self.wkv, [self.k_norm]) if self.unread else (self.wqkv, [self.q_norm, self.k_norm])
-        parts = project(modulate(self.norm1(x_bnd), shift, scale)).unflatten(-1, (-1, len(norms) + 1, self.head_dim))
+        parts = project(norm_modulate(self.norm1, x_bnd, shift, scale)).unflatten(
+            -1, (-1, len(norms) + 1, self.head_dim)
+        )
         parts = parts.permute(3, 0, 2, 1, 4)
         *q, k = qk_norm(parts[:-1], torch.stack([norm.weight for norm in norms]), QK_EPS, rope, self.split)
         return (q[0] if q else k[:, :, :0]), k, parts[-1]
@@ -72,8 +75,8 @@ class Stream(nn.Module):
         if self.unread:
             return x_bnd
         _, _, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation(self.scale_shift_table, time_b6d)
-        x_bnd = torch.addcmul(x_bnd, gate_msa, self.wo(read_bnd))
-        return torch.addcmul(x_bnd, gate_mlp, self.ff(modulate(self.norm2(x_bnd), shift_mlp, scale_mlp)))
+        x_bnd = gated_sum(x_bnd, gate_msa, self.wo(read_bnd))
+        return gated_sum(x_bnd, gate_mlp, self.ff(norm_modulate(self.norm2, x_bnd, shift_mlp, scale_mlp)))
 
 
 class JointBlock(nn.Module):

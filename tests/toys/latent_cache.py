@@ -30,8 +30,7 @@ DIT = {
 TRAIN = {
     "dit": DIT,
     "steps": 6,
-    "batch_size": 4,
-    "image_batch_size": 4,
+    "balance": {"batch_size": 4, "image_batch_size": 4},
     "precision": "32-true",
     "optim": {"name": "muon", "lr": 3e-3, "warmup": 2, "ema": 0.8},
     "sampling": {"steps": 2, "cfg": 1.5},
@@ -102,6 +101,10 @@ def latent_shape(bucket: str) -> list[int]:
     """[f, z, h, w] of a VAE that makes 3 latents of 17 frames and one of 16 pixels a side."""
     frames, height, width = map(int, bucket.split("x"))
     return [3 * frames // 17 or 1, Z, height // 16, width // 16]
+
+
+IMAGES = {"media": "images"}
+JOINT = {"media": "joint", "balance": {"batch_size": 4, "video_to_image": 2.0}}
 
 
 @pytest.fixture(scope="session")

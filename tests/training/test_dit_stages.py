@@ -11,21 +11,19 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from latent_cache import TRAIN, WIDTH, Z
+from latent_cache import IMAGES, JOINT, TRAIN, WIDTH, Z
 from safetensors.torch import load_file, save_file
 
 from stepvideo.config import dump, load
-from stepvideo.data.latents import LatentSet, TextCache
 from stepvideo.diffusion.sampling import Sampling
-from stepvideo.errors import StepVideoError
 from stepvideo.fingerprint import fingerprint
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.stage import InputRef, StageSpec, kind
 from stepvideo.training.average import choose, smoothed_peak
 from stepvideo.training.config import PairsConfig, TrainConfig
 from stepvideo.training.pairs import judge, vote
-from stepvideo.training.train import TrainModule, _turns
 
+TWO = {**JOINT, "balance": {**JOINT["balance"], "packs": 2}}  # for two ranks
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -39,13 +37,13 @@ def same(a, b) -> bool:
 
 def test_t2i_then_t2vi_then_sft(stage, cache, subsets):
     inputs = {"latents": cache, "subsets": subsets}
-    images = {**TRAIN, "image_share": 1.0, "resolution": "high", "steps": 40, "optim": {"name": "adamw", "lr": 1e-2}}
+    images = {**TRAIN, **IMAGES, "resolution": "high", "steps": 40, "optim": {"name": "adamw", "lr": 1e-2}}
     t2i, metrics = stage("train", inputs, images, "t2i")
     curve = json.loads((t2i / "loss_curve.json").read_text())["rows"]
     assert metrics["loss"] < 0.7 * np.mean([loss for _, loss, _ in curve[:4]])
     assert Sampling.read(t2i) == Sampling(1, 48, 48, steps=2, cfg=1.5, time_shift=2.0)
 
-    joint = {**TRAIN, "image_share": 0.5, "subset": "s1", "resolution": "low"}
+    joint = {**TRAIN, **JOINT, "subset": "s1", "resolution": "low"}
     t2vi, _ = stage("train", {**inputs, "init": t2i}, joint, "t2vi")
     again, _ = stage("train", {**inputs, "init": t2i}, joint, "again")
     assert same(weights(t2vi), weights(again)), "same config, same data, other bytes"
@@ -127,38 +125,6 @@ def test_turbo_lowers_the_loss_on_its_couplings(stage, cache, subsets, tmp_path)
     assert Sampling.read(out).steps == 1 and Sampling.read(out).height == 48
 
 
-def test_batches_do_not_depend_on_the_number_of_ranks(cache, subsets):
-    cfg = load(TrainConfig, {**TRAIN, "image_share": 0.25, "resolution": "high"})
-    ids = [f"{i:032x}" for i in range(12)]
-    videos, images = LatentSet(cache, "video", "high", ids), LatentSet(cache, "image", "high")
-    module = TrainModule(cfg, load_dit_like(cfg), videos, images, TextCache(cache))
-    for step in range(6):
-        whole = module.batch(step, 0, 1)
-        parts = [module.batch(step, r, 2) for r in range(2)]
-        for key in ("x0", "x1", "t"):
-            assert torch.equal(whole[key][0::2], parts[0][key]) and torch.equal(whole[key][1::2], parts[1][key])
-    kinds = [module.batch(s, 0, 1)["kind"] for s in range(6)]
-    assert kinds.count("image") == _turns(cfg).sum() == 1
-
-
-def load_dit_like(cfg):
-    from stepvideo.models.dit import DiT
-
-    return DiT(cfg.dit)
-
-
-def test_captions_follow_the_probabilities_and_fall_back_to_what_there_is(cache):
-    data = LatentSet(cache, "video", "high")
-    kinds = {"short": 0.75, "dense": 0.25}
-    drawn = [data.caption(5, (i + 0.5) / 100, 0.0, kinds) for i in range(100)]
-    assert drawn.count(6) == 75 and drawn.count(1) == 25  # clip 5: short is caption 6, dense caption 1
-    assert data.caption(5, 0.99, 0.0, {"title": 0.9, "short": 0.1}) == 6
-    with pytest.raises(StepVideoError, match="no caption of kind title"):
-        data.caption(5, 0.5, 0.5, {"title": 1.0})
-    with pytest.raises(StepVideoError, match="none of the subset's videos is in the latent cache"):
-        LatentSet(cache, "video", "high", ["not there"])
-
-
 def test_two_gloo_processes_train_as_one(tmp_path, cache, subsets):
     """The same stage through `stepvideo.job`, by itself and under torchrun with two ranks."""
     results = []
@@ -168,7 +134,7 @@ def test_two_gloo_processes_train_as_one(tmp_path, cache, subsets):
             (store / name / "k").mkdir(parents=True)
             (store / name / "k" / "out").symlink_to(folder)
         # AdamW: Muon orthogonalises in bf16, which turns the last bits of a sum into a thousandth of the step
-        plain = {**TRAIN, "subset": "s1", "image_share": 0.34, "optim": {"name": "adamw", "lr": 3e-3, "ema": 0.8}}
+        plain = {**TRAIN, "subset": "s1", **TWO, "optim": {"name": "adamw", "lr": 3e-3, "ema": 0.8}}
         config = dump(load(TrainConfig, plain))
         module = kind("train").run.split(":")[0]
         inputs = {name: InputRef(name, "k", "d") for name in ("latents", "subsets")}

@@ -63,13 +63,13 @@ def test_files_beside_the_networks_count(released):
 
 def test_training_starts_from_it(released, cache, subsets, stage, tmp_path):
     """In float32, on latents as the given model sees them (not normalised), and it goes on from its weights."""
-    from latent_cache import TRAIN
+    from latent_cache import IMAGES, TRAIN
 
     shutil.copytree(cache, tmp_path / "raw")
     storage.write_json(tmp_path / "raw" / "latent_stats.json", {"mean": [0.0] * 4, "std": [1.0] * 4})
     inputs = {"latents": tmp_path / "raw", "subsets": subsets, "init": released}
     before = load_dit(released).state_dict()
-    out, _ = stage("train", inputs, TRAIN | {"steps": 1, "optim": {"name": "adamw", "lr": 1e-9}, "image_share": 1.0})
+    out, _ = stage("train", inputs, TRAIN | {"steps": 1, "optim": {"name": "adamw", "lr": 1e-9}} | IMAGES)
     after = load_dit(out).state_dict()
     assert all(v.dtype == torch.float32 for v in after.values())
     moved = {k: float((after[k] - v.float()).abs().max()) for k, v in before.items()}

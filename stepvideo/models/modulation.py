@@ -62,7 +62,7 @@ class _NormModulate(torch.autograd.Function):
         ctx.shift_dtype = shift.dtype
         out = modulate(y, _wide(shift), _wide(scale))
         kind = x.device.type
-        on = torch.is_autocast_enabled(kind)
+        on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return out.to(torch.get_autocast_dtype(kind) if on else torch.promote_types(x.dtype, shift.dtype))
 
     @staticmethod

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stepvideo import storage
 from stepvideo.data.clips import held_out
+from stepvideo.data.encoding import latents
 from stepvideo.data.shards import Shards, shard_name
 from stepvideo.diffusion.latent_stats import LatentStats
 from stepvideo.errors import ArtifactError, StepVideoError
@@ -205,9 +206,9 @@ class LatentSet(ClipSet):
     def latent(self, i: int, eps: Tensor | None = None) -> Tensor:
         """Latent i [f, z, h, w], float32, normalised; a posterior sample with `eps`, its mean without."""
         row = int(self._row[i])
-        shard = shard_of(self.kind, self.resolution, self.bucket(i), int(self._shard[i]))
+        shard = shard_name(f"{self.kind}_{self.resolution}/{self.bucket(i)}", int(self._shard[i]))
         moments = self.cache.shards.read(shard, "moments", row, row + 1)
-        return latent_of(moments, self.stats, eps if eps is None else eps[None])[0]
+        return latents(moments, self.stats, eps if eps is None else eps[None])[0]
 
     def sample(self, i: int, eps: Tensor | None) -> tuple[int, dict[str, Tensor], list[tuple[str, str]]]:
         """(the row that was read, its tensors, clips that failed): here row i itself, and none failed."""
@@ -222,15 +223,3 @@ def vae_digest(root: Path) -> str:
 def _index_in(values: Any, known: pa.Array) -> Any:
     """The place of every value among the known ones; null where it is none of them."""
     return pc.index_in(values, value_set=known)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def shard_of(kind: str, resolution: str, bucket: str, number: int) -> str:
-    return shard_name(f"{kind}_{resolution}/{bucket}", number)
-
-
-def latent_of(moments_Bfzhw: Tensor, stats: LatentStats, eps: Tensor | None) -> Tensor:
-    """Normalised latents of posterior moments [B, f, 2z, h, w]: a sample with `eps` [B, f, z, h, w], else the mean."""
-    mean, logvar = moments_Bfzhw.float().chunk(2, dim=2)
-    if eps is not None:
-        mean = mean + torch.exp(0.5 * logvar.clamp(-30, 20)) * eps.to(mean)
-    return stats.normalise(mean)

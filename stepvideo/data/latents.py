@@ -27,18 +27,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from stepvideo import storage
 from stepvideo.data.buckets import Bucket, bucket_of
 from stepvideo.data.clips import Clip, load_catalog, load_ids
 from stepvideo.data.config import LatentsConfig
-from stepvideo.data.frames import to_tensor, window
+from stepvideo.data.encoding import encode_pixels
+from stepvideo.data.frames import window
 from stepvideo.data.latent_cache import FORMAT, SETTINGS, vae_digest
 from stepvideo.data.latent_text import Captions, encode_text
 from stepvideo.data.shards import Part, hand_over, pack, shard_name
 from stepvideo.diffusion.latent_stats import LatentStats
-from stepvideo.diffusion.pipeline import supports_bf16
 from stepvideo.errors import ArtifactError, Preempted, StepVideoError
 from stepvideo.models.checkpoints import load_vae
 from stepvideo.models.video_vae import VideoVAE
@@ -83,14 +82,6 @@ def run(ctx: StageContext) -> dict[str, float]:
     storage.write_json(ctx.out / SETTINGS, _settings(ctx, vae, encoder.shapes))
     counts = {f"{kind}s": float(len(clips[kind])) for kind in KINDS}
     return counts | {"captions": float(len(captions.texts)), "failed": float(len(encoder.failed))}
-
-
-def encode_pixels(vae: VideoVAE, pixels_BTHWC: Tensor, precision: str) -> Tensor:
-    """uint8 [B, T, H, W, 3] to posterior moments [B, f, 2z, h, w], as they are cached: bfloat16."""
-    device = next(vae.parameters()).device
-    bf16 = precision == "bf16-mixed" and supports_bf16(device)
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        return vae.encode_moments(to_tensor(pixels_BTHWC.to(device))).bfloat16()
 
 
 class _Encoder:

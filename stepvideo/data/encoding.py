@@ -1,0 +1,31 @@
+"""Clips to latents: what the cache and training on the fly do alike.
+
+Legend: B clips, T frames, H W pixels, f latent frames, z latent channels, h w latent sides.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stepvideo.data.frames import to_tensor
+from stepvideo.diffusion.latent_stats import LatentStats
+from stepvideo.diffusion.pipeline import supports_bf16
+from stepvideo.models.video_vae import VideoVAE
+
+
+@torch.no_grad()
+def encode_pixels(vae: VideoVAE, pixels_BTHWC: Tensor, precision: str) -> Tensor:
+    """uint8 [B, T, H, W, 3] to posterior moments [B, f, 2z, h, w] on the VAE's device, bfloat16 as they are cached."""
+    device = next(vae.parameters()).device
+    bf16 = precision == "bf16-mixed" and supports_bf16(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        return vae.encode_moments(to_tensor(pixels_BTHWC.to(device))).bfloat16()
+
+
+def latents(moments_Bfzhw: Tensor, stats: LatentStats, eps_Bfzhw: Tensor | None) -> Tensor:
+    """Normalised latents [B, f, z, h, w], float32, of posterior moments: a sample with `eps`, their mean without."""
+    mean, logvar = moments_Bfzhw.float().chunk(2, dim=2)
+    if eps_Bfzhw is not None:
+        mean = mean + torch.exp(0.5 * logvar.clamp(-30, 20)) * eps_Bfzhw.to(mean)
+    return stats.normalise(mean)

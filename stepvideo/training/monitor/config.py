@@ -37,8 +37,8 @@ class GuardConfig:
             raise ValueError(f"guard.threshold={self.threshold} must be greater than 0")
         if not 8 <= self.min_history <= self.window:
             raise ValueError(
-                f"guard.min_history={self.min_history} must lie in [8, guard.window={self.window}]: fewer steps have no "
-                "reliable spread"
+                f"guard.min_history={self.min_history} must lie in [8, guard.window={self.window}]: the spread of "
+                "fewer steps says little"
             )
         if self.max_skips < 0 or self.max_rollbacks < 0:
             raise ValueError(f"guard.max_skips={self.max_skips}, max_rollbacks={self.max_rollbacks}: give 0 or more")

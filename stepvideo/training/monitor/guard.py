@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stepvideo import storage
 from stepvideo.data.source import Batch
+from stepvideo.training.module import StageModule
 from stepvideo.training.monitor.config import GuardConfig
 from stepvideo.training.monitor.spikes import Window
 
@@ -42,7 +43,8 @@ class Guard(Callback):
         self._micro: list[Batch] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.module: Any = pl_module
+        assert isinstance(pl_module, StageModule)
+        self.module = pl_module
         self.ctx = self.module.ctx
         self.module.guard = self
         path = self.ctx.work / "skipped.json"
@@ -133,6 +135,13 @@ class Guard(Callback):
         self.loss.load(state_dict["loss"])
         self.norm.load(state_dict["norm"])
         self.dropped = state_dict["dropped"]
+
+
+def _worst_first(clip: tuple[str, float | None]) -> float:
+    loss = clip[1]
+    if loss is None:
+        return 0.0
+    return -math.inf if math.isnan(loss) else -loss
 
 
 def _json(value: float | None) -> float | str | None:

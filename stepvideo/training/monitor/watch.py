@@ -5,9 +5,28 @@ from __future__ import annotations
 from lightning.pytorch.callbacks import Callback
 
 from stepvideo.stage import StageContext
+from stepvideo.training.monitor.config import MonitorConfig
+from stepvideo.training.monitor.cost import CostOf, samples_only
+from stepvideo.training.monitor.curves import LossByTime
 from stepvideo.training.monitor.guard import Guard
+from stepvideo.training.monitor.norms import Norms
+from stepvideo.training.monitor.speed import Speed
+from stepvideo.training.monitor.validation import Clips, Validation
 
 
-def watchers(ctx: StageContext) -> list[Callback]:
-    """The callbacks of a training stage; `ctx.config` is a `TrainStageConfig`."""
-    return [Guard(ctx.config.guard)]
+def watchers(ctx: StageContext, cost: CostOf = samples_only, held_out: Clips | None = None) -> list[Callback]:
+    """The callbacks of a training stage, for `fit(…, callbacks=[*watchers(…), …])`; `ctx.config` is its config.
+
+    Args:
+        cost: of a micro-batch (`cost.dit_cost`); without it there are no tokens and no MFU.
+        held_out: clips for validation (`held_out.HeldOut`); without them there is none.
+    """
+    cfg: MonitorConfig = ctx.config.runtime.monitor
+    found: list[Callback] = [Speed(cost, cfg.peak_tflops), Guard(ctx.config.guard)]
+    if cfg.time_bins:
+        found.append(LossByTime(cfg.time_bins))
+    if cfg.norms_every:
+        found.append(Norms(cfg.norms_every))
+    if held_out is not None and len(held_out):
+        found.append(Validation(cfg.validation, held_out))
+    return found

@@ -1,0 +1,116 @@
+"""How fast a training is, on every log line: throughput, MFU, time a step, time spent waiting for data, memory.
+
+Nothing here waits for the device between log lines: times are those at which the host gets there, and steps end with
+numbers that the host has waited for.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from stepvideo.data.source import Batch
+from stepvideo.training.module import StageModule
+from stepvideo.training.monitor.cost import Cost, CostOf, samples_only, total
+from stepvideo.training.monitor.peak import peak_tflops
+
+
+class Timed:
+    """A loader that knows how long its consumer has waited for it, and when the last wait ended."""
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        self.loader = loader
+        self.waited = 0.0  # seconds
+        self.until = time.perf_counter()
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = None
+        while True:
+            start = time.perf_counter()
+            if batches is None:
+                batches = iter(self.loader)  # starts the workers
+            batch = next(batches, None)
+            self.until = time.perf_counter()
+            self.waited += self.until - start
+            if batch is None:
+                return
+            yield batch
+
+
+class Speed(Callback):
+    """Rates since the last log line, of all ranks together; TFLOP/s and MFU a device.
+
+    A step's time is that from its batch's arrival to its end, and the wait for the batch; checkpoints, validation and
+    the like are told apart as `other_s`. First among the callbacks, so that theirs is not counted.
+    """
+
+    def __init__(self, cost: CostOf = samples_only, peak: float = 0.0) -> None:
+        self.cost, self.given = cost, peak
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, StageModule)
+        self.module = pl_module
+        self.loader: Timed = trainer.train_dataloader  # type: ignore[assignment]
+        device = self.module.parallel.device
+        self.peak, origin = peak_tflops(device, self.module.net_precision, self.given)
+        self.module.ctx.sink.event("peak_tflops", value=self.peak, origin=origin)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self._start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.steps += 1
+        self.busy += time.perf_counter() - self.loader.until
+        self.done = self.done + total(self.cost, batch["micro"])
+        module = self.module
+        if module.done % module.ctx.config.runtime.log_every == 0 or module.done == module.steps:
+            values = self.rates()
+            if module.ctx.rank == 0:
+                module.ctx.sink.metrics(module.done, values)
+            self._start()
+
+    def _start(self) -> None:
+        self.steps, self.busy, self.done = 0, 0.0, Cost()
+        self.since, self.waited_before = time.perf_counter(), self.loader.waited
+
+    def rates(self) -> dict[str, float]:
+        """All ranks call it together."""
+        waited = self.loader.waited - self.waited_before
+        seconds = self.busy + waited
+        parallel = self.module.parallel
+        sums = torch.tensor([self.done.samples, self.done.tokens, self.done.flops], dtype=torch.float64)
+        sums = parallel.mean(sums.to(parallel.device)) * parallel.data_size
+        samples, tokens, flops = (sums / seconds).tolist()
+        values = {
+            "step_s": seconds / self.steps,
+            "data_wait_s": waited / self.steps,
+            "data_wait_share": waited / seconds,
+            "other_s": max(0.0, time.perf_counter() - self.since - seconds) / self.steps,
+            "samples_per_s": samples,
+            "memory_gb": memory(parallel.device) / 1e9,
+        }
+        if flops:
+            values |= {"tokens_per_s": tokens, "tflops": flops / parallel.world_size / 1e12}
+            if self.peak:
+                values["mfu"] = values["tflops"] / self.peak
+        return values
+
+
+def memory(device: torch.device) -> int:
+    """Peak bytes of this process: allocated on a CUDA device, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

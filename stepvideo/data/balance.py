@@ -4,9 +4,9 @@ A pack is what one rank computes in one go: videos of one bucket, and the images
 sizes of the buckets are chosen so that packs cost about the same (Eq. 12), then images fill what differences remain.
 
 Everything is a function of (seed, step): nothing to save, and any step is found at once. An epoch has every video
-exactly once; its batches come in random order, so that buckets come in proportion to their data. Images go through
-epochs of their own. Every step has the same number of images (to within one), whatever its videos: the ratio then holds
-in the long run, and steps with few videos, which have the most room, do not get the fewest images.
+exactly once; buckets come in proportion to their data, spread over the epoch. Images go through epochs of their own.
+Every step has the same number of images (to within one), whatever its videos: the ratio then holds in the long run, and
+steps with few videos, which have the most room, do not get the fewest images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from math import ceil
 
 from stepvideo.data.balance_config import BalanceConfig
 from stepvideo.data.balance_sizes import batches, eq12, mean_size, solve_alpha, within_memory
-from stepvideo.data.draw import Epochs
+from stepvideo.data.draw import Epochs, SpreadEpochs
 from stepvideo.errors import ConfigError
 
 
@@ -68,10 +68,11 @@ class Plan:
         self._tokens = dict(tokens or {})
         self._choose_sizes()
 
-        counts = batches(self.sizes, self.batch_sizes)
-        self.epoch_packs = sum(counts.values())
-        self._starts = [0, *accumulate(counts.values())]  # numbers of the buckets' first batches before shuffling
-        self._batches = Epochs(self.epoch_packs, seed, "batches")
+        counts = list(batches(self.sizes, self.batch_sizes).values())
+        self.epoch_packs = sum(counts)
+        self._starts = [0, *accumulate(counts)]  # numbers of the buckets' first batches before shuffling
+        key = (seed, "batches")
+        self._batches = SpreadEpochs(counts, *key) if cfg.spread else Epochs(self.epoch_packs, *key)
         self._videos = [Epochs(n, seed, "videos", b) for b, n in self.sizes.items()]
         self._images = Epochs(images, seed, "images")
 

@@ -42,6 +42,7 @@ class BalanceConfig:
     image_batch_size: int = 16  # images in a pack of images only: without videos, and in method none
     video_to_image: float = 0.0  # the report's beta, videos for each image in the long run; 0: no images beside videos
     alpha: float = 1.0  # Eq. 12; 0: solved for, so that a pack has `batch_size` videos on average (needs room above 1)
+    spread: bool = True  # a bucket's packs come evenly over an epoch; False: at random
     max_tokens: int = 0  # video and image tokens that fit in a pack; 0: no limit
 
     def __post_init__(self) -> None:

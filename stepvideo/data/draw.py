@@ -7,6 +7,7 @@ No generator state to save: a resumed run, another world size or another batch s
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,12 +28,30 @@ class Epochs:
     def order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = rng(*self.key, epoch).permutation(self.n)
+            self._orders[epoch] = self._draw(rng(*self.key, epoch))
         return self._orders[epoch]
 
     def rows(self, first: int, last: int) -> list[int]:
         """Numbers `first` … `last` - 1 of the endless row."""
         return [int(self.order(i // self.n)[i % self.n]) for i in range(first, last)]
+
+    def _draw(self, draw: np.random.Generator) -> np.ndarray:
+        return draw.permutation(self.n)
+
+
+class SpreadEpochs(Epochs):
+    """Epochs of several kinds, `counts` numbers of each, in which every kind is spread evenly over the epoch.
+
+    The epoch is cut into as many equal parts as a kind has numbers; each of these comes somewhere in a part of its own.
+    """
+
+    def __init__(self, counts: Sequence[int], *key: int | str) -> None:
+        super().__init__(sum(counts), *key)
+        self.counts = counts
+
+    def _draw(self, draw: np.random.Generator) -> np.ndarray:
+        places = [(draw.permutation(n) + draw.random(n)) / n for n in self.counts]
+        return np.argsort(np.concatenate(places), kind="stable")
 
 
 class Sampler(Epochs):

@@ -36,6 +36,7 @@ def wishes(draw, methods=METHODS):
         image_batch_size=draw(st.integers(1, 6)),
         video_to_image=draw(st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.7, 40.0])),
         alpha=draw(st.sampled_from([0.0, 1.0, 1.7])),
+        spread=draw(st.booleans()),
     )
     flops = {b: draw(cost) for b in names} | {IMAGE: draw(st.floats(0.5, 10))}
     return {"flops": flops, "sizes": sizes, "images": images, "cfg": cfg, "seed": draw(st.integers(0, 99))}
@@ -165,6 +166,16 @@ def test_batch_sizes_of_table_3():
     flops = dict(zip("abcdef", (1717.20, 1592.61, 1079.85, 1004.89, 509.31, 475.87)))
     assert list(eq12(flops, 1717.20, 1.0).values()) == [1, 1, 1, 1, 3, 3]
     assert list(eq12(flops, 4 * 1717.20, 1.0).values()) == [4, 4, 6, 6, 13, 14]
+
+
+def test_buckets_are_spread_over_an_epoch():
+    """Any tenth of an epoch has a tenth of every bucket's packs, give or take the one at each end."""
+    sizes = {"34x64x64": 400, "17x64x64": 200, "17x48x80": 100}
+    plan = Plan(FLOPS, sizes, 0, BalanceConfig("none", packs=70, batch_size=1), 0)
+    orders = [[p.bucket for p in plan.packs(step)] for step in range(20)]
+    for step in orders:
+        assert all(abs(step.count(b) - n / 10) <= 1 for b, n in sizes.items())
+    assert len({tuple(step) for step in orders}) == 20
 
 
 def test_only_images():

@@ -38,7 +38,8 @@ def test_four_lengths_times_three_aspects():
     ],
 )
 def test_the_longest_that_fits_and_the_closest_ratio(clip, name):
-    assert str(bucket_of(*clip, REPORT)) == name
+    frames, height, width = clip
+    assert str(bucket_of(frames, height, width, REPORT)) == name
 
 
 @given(st.integers(1, 400), st.integers(1, 4000), st.integers(1, 4000))

@@ -11,28 +11,44 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from stepvideo.models.dit import DiT
 
 COLUMNS = (".wqkv", ".wq", ".wkv", ".ff.net.0.proj")
 ROWS = (".wo", ".ff.net.2")
+TEXT = (".wkv",)  # reads the text, which every rank has whole
 PER_HEAD = (".q_norm.weight", ".k_norm.weight")  # whole on every rank, but each applies them to its own heads only
 
 
-def split_heads(dit: DiT, mesh: DeviceMesh) -> None:
+def split_heads(dit: DiT, mesh: DeviceMesh, sequence: bool = False) -> None:
     """Divide the blocks' matrices over the ranks of a 1-D mesh, in place; each rank keeps its shards.
 
+    With `sequence` the video's tokens come and go divided too (`sequence.py`).
     Without communication: every rank has the same weights, or `dit` is on the meta device and `shard_loader` gives it
     its weights.
     """
+    tokens = Shard(1) if sequence else Replicate()
     plan: dict[str, ParallelStyle] = {
-        name: ColwiseParallel() if name.endswith(COLUMNS) else RowwiseParallel()
+        name: RowwiseParallel(output_layouts=tokens)
+        if name.endswith(ROWS)
+        else ColwiseParallel(input_layouts=Replicate() if name.endswith(TEXT) else tokens)
         for name, module in dit.named_modules()
         if isinstance(module, nn.Linear) and name.endswith(COLUMNS + ROWS)
     }
     parallelize_module(dit, mesh, plan, src_data_rank=None)
+
+
+def partial_gradients(dit: DiT, sequence: bool) -> list[str]:
+    """Names of the undivided parameters of which each tensor rank's gradient is a part, to be added up over the ranks:
+    what each applies to its own heads and, with `sequence`, to its own tokens."""
+    blocks = "transformer_blocks."
+    return [
+        name
+        for name, p in dit.named_parameters()
+        if not isinstance(p, DTensor) and name.startswith(blocks) and (sequence or name.endswith(PER_HEAD))
+    ]
 
 
 def shard_loader(model: nn.Module, device: torch.device | str) -> Callable[[str, Tensor], Tensor]:

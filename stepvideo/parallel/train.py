@@ -29,7 +29,8 @@ from stepvideo.parallel.activation import POLICIES, recompute
 from stepvideo.parallel.config import TrainParallelConfig
 from stepvideo.parallel.gradients import add_up, clip_
 from stepvideo.parallel.mesh import TIMEOUT_S, limit, meet
-from stepvideo.parallel.tensor import PER_HEAD, split_heads
+from stepvideo.parallel.sequence import split_between
+from stepvideo.parallel.tensor import partial_gradients, split_heads
 from stepvideo.parallel.ulysses import split_tokens
 
 DIMENSIONS = ("replicate", "shard", "ulysses", "tensor")  # the last one talks most: neighbouring ranks
@@ -186,15 +187,18 @@ class TrainParallel:
                 f"{type(net).__name__}; leave them at 1, its ranks share the data"
             )
         assert self.mesh is not None
+        sequence = self.cfg.tensor > 1 and self.cfg.sequence
         try:
             self.cfg.check(net.cfg.num_attention_heads, 4 * net.cfg.inner_dim)
             if self.cfg.tensor > 1:
-                split_heads(net, self.mesh["tensor"])
+                split_heads(net, self.mesh["tensor"], sequence)
             if self.cfg.ulysses > 1:
                 split_tokens(net, self.mesh.get_group("ulysses"))
+            if sequence:
+                split_between(net, self.mesh["tensor"])
         except ValueError as e:
             raise ConfigError(str(e)) from e
-        return [name for name, _ in net.named_parameters() if name.endswith(PER_HEAD)]
+        return partial_gradients(net, sequence)
 
     def _data_mesh(self) -> DeviceMesh:
         """(copies, shards) of the ranks that the network's own degrees leave over; gradients are averaged over both."""

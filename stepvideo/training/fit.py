@@ -14,15 +14,19 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from stepvideo.data.source import Batch, Source
+from stepvideo.data.loader import step_loader
+from stepvideo.data.source import Batch
 from stepvideo.errors import ConfigError, Preempted
 from stepvideo.parallel.train import TrainParallel
 from stepvideo.stage import StageContext
 from stepvideo.training.checkpoint import Checkpointer
 from stepvideo.training.config import TrainRuntime
 from stepvideo.training.module import Rollback, StageModule
+from stepvideo.training.monitor.cost import CostOf, samples_only
+from stepvideo.training.monitor.speed import Timed
+from stepvideo.training.monitor.validation import Clips
+from stepvideo.training.monitor.watch import watchers
 from stepvideo.training.state import restore, train_state
 from stepvideo.training.strategy import trainer
 
@@ -33,8 +37,15 @@ def fit(
     precision: str = "32-true",
     name: str = "fit",
     callbacks: Sequence[Callback] = (),
+    cost: CostOf = samples_only,
+    held_out: Clips | None = None,
 ) -> dict[str, nn.Module]:
     """Train `module` for `module.steps` steps, from the newest intact checkpoint in `ctx.work/name` if there is one.
+
+    Args:
+        callbacks: run beside those that watch every training (`monitor.watch`).
+        cost: of a micro-batch, for throughput and MFU.
+        held_out: clips for the validation loss.
 
     Returns:
         On rank 0 the trained networks, whole and on the CPU, by their names in `module.trained()`; `net` with the
@@ -49,12 +60,16 @@ def fit(
     module.parallel, module.ctx, module.net_precision = parallel, ctx, precision
     for net in module.trained().values():
         net.train()
-    steps = _Steps(module.source, parallel.data_rank, parallel.data_size, runtime.accumulate)
-    steps.check()
+    dealt = (parallel.data_rank, parallel.data_size, runtime.accumulate)
+    try:
+        module.source.micro_batches(0, *dealt)
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
     keeper = _Keeper(Checkpointer(ctx.work / name, parallel, runtime.keep, ctx.sink), runtime)
+    watching = watchers(ctx, cost, held_out)
     while True:
         try:
-            _run(module, keeper, steps, precision, [*callbacks, keeper])
+            _run(module, keeper, dealt, [*watching, *callbacks, keeper])
             break
         except Rollback:
             ctx.sink.event("rolled_back", step=module.done)
@@ -68,16 +83,17 @@ def fit(
     return {part: net for part, net in whole.items() if net is not None}
 
 
-def _run(
-    module: StageModule, keeper: _Keeper, steps: _Steps, precision: str, callbacks: list[Callback]
-) -> None:
+def _run(module: StageModule, keeper: _Keeper, dealt: tuple[int, int, int], callbacks: list[Callback]) -> None:
+    runtime: TrainRuntime = module.ctx.config.runtime
     start = keeper.checkpoints.newest() or 0
-    run = trainer(module.parallel, precision, callbacks)
+    run = trainer(module.parallel, module.net_precision, callbacks)
     if start < module.steps:
         keeper.start = start
-        steps.span = range(start, module.steps)
+        steps = range(start, module.steps)
+        most = getattr(module.ctx.config, "max_failed", 0.0)
+        loader = step_loader(module.source, steps, *dealt, runtime.workers, runtime.prefetch, max_failed=most)
         try:
-            run.fit(module, DataLoader(steps, batch_size=None, shuffle=False))
+            run.fit(module, Timed(loader))
         finally:
             keeper.checkpoints.wait()
     else:  # killed between the last step and the hand-over
@@ -90,33 +106,6 @@ def _load(module: StageModule, checkpoints: Checkpointer, step: int) -> None:
     state = train_state(module)
     checkpoints.load(step, state)
     restore(module, state, module.ctx.config.seed, module.ctx.rank)
-
-
-class _Steps(Dataset):
-    """Item i is what this rank computes in the i-th step of `span`."""
-
-    span = range(0)
-
-    def __init__(self, source: Source, rank: int, ranks: int, accumulate: int) -> None:
-        self.source, self.dealt = source, (rank, ranks, accumulate)
-
-    def check(self) -> None:
-        """Whether batches can be dealt so.
-
-        Raises:
-            ConfigError: they cannot.
-        """
-        try:
-            self.source.micro_batches(0, *self.dealt)
-        except ValueError as e:
-            raise ConfigError(str(e)) from e
-
-    def __len__(self) -> int:
-        return len(self.span)
-
-    def __getitem__(self, i: int) -> Batch:
-        step = self.span[i]
-        return {"step": step, "micro": self.source.micro_batches(step, *self.dealt)}
 
 
 class _Keeper(Callback):

@@ -25,6 +25,8 @@ Logs = dict[str, Tensor | float]
 class Guard(Protocol):
     """Judges a step before it is taken, from numbers that all ranks agree on: ok | skip | rollback | stop."""
 
+    reason: str  # of the last verdict that was not ok
+
     def judge(self, step: int, loss: float, norm: float) -> str: ...
 
 
@@ -35,7 +37,8 @@ class Rollback(Exception):
 class StageModule(L.LightningModule):
     """Base of the trained modules. Subclasses set `net` and `source` and define `loss`.
 
-    `loss(batch)` gives the mean over the samples of a micro-batch, to be minimised, and what to log.
+    `loss(batch)` gives the mean over the samples of a micro-batch, to be minimised, and what to log; it may leave their
+    losses [B] in `batch["each"]` for those who watch.
     """
 
     net: nn.Module
@@ -51,6 +54,7 @@ class StageModule(L.LightningModule):
         self.curve: list[list[float]] = []  # [step, loss, gradient norm], the record that selection and reports read
         self.ema: EMA | None = None
         self.guard: Guard | None = None
+        self.each: Tensor | None = None  # losses [B] of the samples of the last micro-batch, where `loss` tells them
         self.net_precision = "32-true"
         self._divided = False
 
@@ -133,14 +137,15 @@ class StageModule(L.LightningModule):
         found = []
         for i, part in enumerate(micro):
             self.parallel.micro_batch(nets, first=i == 0, last=i == len(micro) - 1)
-            share = part["share"]
-            value, logs = self.compute({**part, "step": step}, share * self.parallel.data_size)
+            part["step"], share = step, part["share"]
+            value, logs = self.compute(part, share * self.parallel.data_size)
+            part["each"] = None if self.each is None else self.each.detach()
             found.append((share, {"loss": value, **logs}))
         self.parallel.finish_gradients(nets)
         norm = self.parallel.clip_(list(self.net.parameters()), self.optim.clip)
         outputs = self._means(found)
         loss, outputs["grad_norm"] = outputs["loss"], float(norm)
-        if self._accepted(step, loss, outputs["grad_norm"], micro):
+        if self._accepted(step, loss, outputs["grad_norm"]):
             self.update(step)
             if self.ema is not None:
                 self.ema.update(step)
@@ -149,15 +154,15 @@ class StageModule(L.LightningModule):
         # Lightning wants a tensor under this name
         return {**outputs, "loss": torch.tensor(loss), "lr": self.opts()[0].param_groups[0]["lr"]}
 
-    def _accepted(self, step: int, loss: float, norm: float, micro: list[Batch]) -> bool:
+    def _accepted(self, step: int, loss: float, norm: float) -> bool:
         verdict = self.guard.judge(step, loss, norm) if self.guard is not None else "ok"
         if verdict == "rollback":
             raise Rollback
-        if verdict == "stop" or (self.guard is None and loss != loss):
-            clips = ", ".join(i for part in micro for i in part.get("ids", [])[:8])
+        if verdict == "stop":
+            assert self.guard is not None
             raise StepVideoError(
-                f"the loss is {loss} and the gradient norm {norm} at step {step} (clips {clips or 'unknown'}); "
-                f"lower optim.lr or optim.clip, or use precision=32-true"
+                f"{self.guard.reason}; lower optim.lr or optim.clip, use precision=32-true, or have such steps "
+                "dropped (guard)"
             )
         return verdict == "ok"
 

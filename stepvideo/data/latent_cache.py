@@ -38,7 +38,7 @@ class LatentCache:
         shards: its tensors.
 
     Raises:
-        ArtifactError: it is no such artifact, or its format is another one.
+        ArtifactError: it is no such artifact, its format is another one, or a shard is missing or torn.
     """
 
     def __init__(self, root: str | Path, local: Path | None = None) -> None:
@@ -46,6 +46,7 @@ class LatentCache:
         self.shards = Shards(root, local)
         self.settings: dict[str, Any] = storage.read_json(self.shards.file(SETTINGS))
         self.require(format=FORMAT)
+        self.shards.check()
 
     def require(self, **wanted: Any) -> None:
         """Compare settings with what is asked for; of a mapping only the keys that are asked for.

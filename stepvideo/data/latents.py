@@ -89,7 +89,7 @@ class _Encoder:
 
     Attributes:
         shards: names of those that are finished.
-        shapes: bucket → [f, z, h, w].
+        shapes: every bucket there may be → [f, z, h, w].
         failed: clip id → why it could not be decoded.
     """
 
@@ -97,20 +97,21 @@ class _Encoder:
         self.ctx, self.vae, self.pool, self.total = ctx, vae, pool, total
         self.done = 0
         self.shards: list[str] = []
-        self.shapes: dict[str, list[int]] = {}
+        every = [
+            b for kind in KINDS for resolution in ctx.config.resolutions for b in _choice(ctx.config, kind, resolution)
+        ]
+        self.shapes = {str(bucket): _shape(vae, bucket) for bucket in every}
         self.failed: dict[str, str] = {}
 
     def encode(self, kind: str, resolution: str, clips: Sequence[Clip]) -> list[dict[str, Any] | None]:
         """Where each clip lies: bucket, shard and row; None for clips that failed."""
         cfg: LatentsConfig = self.ctx.config
-        sizes = cfg.resolutions[resolution]
-        choice = [Bucket.parse(f"{n}x{s}") for n in (cfg.lengths if kind == "video" else [1]) for s in sizes]
+        choice = _choice(cfg, kind, resolution)
         members: dict[Bucket, list[int]] = {}
         for i, clip in enumerate(clips):
             members.setdefault(bucket_of(clip.frames, clip.height, clip.width, choice), []).append(i)
         placed: list[dict[str, Any] | None] = [None] * len(clips)
         for bucket, mine in sorted(members.items()):
-            self.shapes[str(bucket)] = _shape(self.vae, bucket)
             if cfg.on_the_fly:
                 for i in mine:
                     placed[i] = {"bucket": str(bucket), "shard": 0, "row": 0}
@@ -210,6 +211,11 @@ def _ahead(
         return pending.pop(i)
 
     return read
+
+
+def _choice(cfg: LatentsConfig, kind: str, resolution: str) -> list[Bucket]:
+    lengths = cfg.lengths if kind == "video" else [1]
+    return [Bucket.parse(f"{frames}x{size}") for frames in lengths for size in cfg.resolutions[resolution]]
 
 
 def _shape(vae: VideoVAE, bucket: Bucket) -> list[int]:

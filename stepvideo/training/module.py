@@ -54,7 +54,6 @@ class StageModule(L.LightningModule):
         self.curve: list[list[float]] = []  # [step, loss, gradient norm], the record that selection and reports read
         self.ema: EMA | None = None
         self.guard: Guard | None = None
-        self.each: Tensor | None = None  # losses [B] of the samples of the last micro-batch, where `loss` tells them
         self.net_precision = "32-true"
         self._divided = False
 
@@ -139,7 +138,6 @@ class StageModule(L.LightningModule):
             self.parallel.micro_batch(nets, first=i == 0, last=i == len(micro) - 1)
             part["step"], share = step, part["share"]
             value, logs = self.compute(part, share * self.parallel.data_size)
-            part["each"] = None if self.each is None else self.each.detach()
             found.append((share, {"loss": value, **logs}))
         self.parallel.finish_gradients(nets)
         norm = self.parallel.clip_(list(self.net.parameters()), self.optim.clip)

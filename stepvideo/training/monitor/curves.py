@@ -16,7 +16,7 @@ DECAY = 0.99  # a step: a mean over about the last 100
 
 
 class LossByTime(Callback):
-    """Running means of the losses of samples, `part["each"]` [B], in equal slices of t; logged as loss_t0, loss_t1, ….
+    """Running means of the losses of samples, `part["each"]` [B] as `loss` leaves them, in equal slices of t; logged as loss_t0, loss_t1, ….
 
     Sums stay on the device and are read on log lines only. A slice that has seen no sample is left out.
     """
@@ -35,7 +35,7 @@ class LossByTime(Callback):
     ) -> None:
         self.sums *= DECAY
         for part in batch["micro"]:
-            if part["share"] and part.get("each") is not None:
+            if part["share"] and "each" in part and "t" in part:
                 self.add(part["t"], part["each"])
         module = self.module
         if module.done % module.ctx.config.runtime.log_every == 0 or module.done == module.steps:

@@ -17,6 +17,7 @@ from stepvideo.models.config import (
 )
 from stepvideo.models.layout import PARTS
 from stepvideo.parallel.config import TrainParallelConfig
+from stepvideo.training.monitor.config import GuardConfig, MonitorConfig
 
 PRECISIONS = ("32-true", "bf16-mixed")
 MEDIA = ("images", "joint", "videos")
@@ -40,15 +41,18 @@ class TrainRuntime(Runtime):
     parallel: TrainParallelConfig = field(default_factory=TrainParallelConfig)
     accumulate: int = 1  # micro-batches that a rank's share of a batch is computed in
     keep: int = 2  # checkpoints
+    prefetch: int = 2  # steps that each of `workers` reads ahead
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
-        _positive(accumulate=self.accumulate, keep=self.keep)
+        _positive(accumulate=self.accumulate, keep=self.keep, prefetch=self.prefetch)
 
 
 @dataclass
 class TrainStageConfig(StageConfig):
     """Base of the configs of stages that train."""
 
+    guard: GuardConfig = field(default_factory=GuardConfig)
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
 
@@ -172,6 +176,8 @@ class TrainConfig(TrainStageConfig):
     drop_captions: float = 0.1  # share replaced by the empty caption, for guidance
     timesteps: TimestepConfig = field(default_factory=lambda: TimestepConfig(law="logit_normal"))
     sample_posterior: bool = True
+    held_out: float = 0.02  # share of the clips that no stage trains on, for the validation loss
+    max_failed: float = 0.05  # share of samples that may fail to decode, others standing in for them
     snapshots: int = 1  # models kept along the way, evenly spaced; the last is always kept
     precision: str = "bf16-mixed"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # handed over as the model's defaults
@@ -187,8 +193,9 @@ class TrainConfig(TrainStageConfig):
                 f"media={self.media!r} with balance.video_to_image={self.balance.video_to_image}: joint training needs "
                 "a ratio above 0, training on videos or images alone needs 0"
             )
-        if not 0 <= self.drop_captions <= 1:
-            raise ValueError(f"drop_captions={self.drop_captions} must lie in [0, 1]")
+        for name in ("drop_captions", "held_out", "max_failed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
         if not self.captions or abs(sum(self.captions.values()) - 1) > 1e-6:
             raise ValueError(f"captions={dict(self.captions)}: the probabilities must add up to 1")
 
@@ -197,8 +204,34 @@ class TrainConfig(TrainStageConfig):
 class AverageConfig(StageConfig):
     """Average of fine-tuned models, each taken after its gradient norm peaked (report §8, Step-3)."""
 
-    after_peak: bool = True  # False: the last snapshot of each run
-    smooth: int = 10  # steps over which the gradient norm is averaged before its peak is looked for
+    method: str = "uniform"  # uniform | weighted (by `weights`) | greedy (by the loss on held-out clips)
+    weights: dict[str, float] = field(default_factory=dict)  # of each input; its snapshots share it
+    after_peak: bool = True  # of a run, what lies after its gradient norm's peak; False: its last model
+    snapshots: int = 1  # taken of each run, best first; 0: all after the peak
+    smooth: int = 10  # steps over which norm and loss are averaged before the peak is looked for
+    warmup: int = 0  # first steps of a run in which no peak is looked for
+    fallback: str = "last"  # for a run without a snapshot after the peak: its last model | error
+    subset: str = ""  # greedy: clips that judge; "": all in the cache
+    held_out: float = 0.02  # … of them the share that training left out; 0: all of them
+    resolution: str = "low"  # … at which resolution: low | high
+    clips: int = 32  # … how many
+    levels: int = 8  # … at how many timesteps each
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, ("uniform", "weighted", "greedy"))
+        _one_of("fallback", self.fallback, ("last", "error"))
+        _one_of("resolution", self.resolution, ("low", "high"))
+        _positive(smooth=self.smooth, clips=self.clips, levels=self.levels)
+        if self.snapshots < 0 or self.warmup < 0:
+            raise ValueError(f"snapshots={self.snapshots} and warmup={self.warmup} must be 0 or more")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out} must lie in [0, 1)")
+        if bool(self.weights) != (self.method == "weighted"):
+            raise ValueError(
+                f"weights={dict(self.weights)} with method={self.method!r}: they belong to method=weighted"
+            )
+        for role, weight in self.weights.items():
+            _positive(**{f"weights.{role}": weight})
 
 
 @dataclass

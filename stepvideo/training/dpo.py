@@ -21,6 +21,7 @@ from stepvideo.training.config import DPOConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import TEXT_KEYS, predict, save_model
 from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
+from stepvideo.training.monitor.cost import TRAINED, dit_cost
 
 
 class PairSource:
@@ -61,6 +62,7 @@ class DPOModule(StageModule):
         with torch.no_grad():
             ref_w, ref_l = velocity_loss(predict(self.reference, both, both["noise"], x1, both["t"]), target).chunk(2)
         dpo = dpo_loss(policy_w, policy_l, ref_w, ref_l, self.cfg.beta)
+        batch["each"] = dpo.loss.detach()
         return dpo.loss.mean(), dpo.logs()
 
 
@@ -68,8 +70,9 @@ def run(ctx: StageContext) -> dict[str, float]:
     """Inputs: init (the averaged SFT model, also the reference), pairs. Output: a model in the released layout."""
     cfg: DPOConfig = ctx.config
     pairs = load_file(ctx.inputs["pairs"] / "pairs.safetensors")
-    module = DPOModule(cfg, load_dit(ctx.inputs["init"], dtype=torch.float32), pairs)
-    trained = fit(module, ctx, cfg.precision)
+    policy = load_dit(ctx.inputs["init"], dtype=torch.float32)
+    module = DPOModule(cfg, policy, pairs)
+    trained = fit(module, ctx, cfg.precision, cost=dit_cost(policy.cfg, 2 * (TRAINED + 1), "winner"))
     if ctx.rank:
         return {}
     policy = cast(DiT, trained["net"])

@@ -34,7 +34,9 @@ class CaptionedFrames:
     Every rank gets the whole batch: contrast needs all pairs, and the networks are small. Accumulation is left out.
     """
 
-    def __init__(self, cfg: TextConfig, tokenizer: CLIPTokenizer, captions: list[list[str]], frames: np.ndarray) -> None:
+    def __init__(
+        self, cfg: TextConfig, tokenizer: CLIPTokenizer, captions: list[list[str]], frames: np.ndarray
+    ) -> None:
         self.seed, self.tokenizer, self.captions, self.frames = cfg.seed, tokenizer, captions, frames
         self.sampler = Sampler(len(frames), min(cfg.clip_batch, len(frames)), cfg.seed)
 

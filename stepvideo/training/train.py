@@ -25,6 +25,8 @@ from stepvideo.training.config import TrainConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import flow_loss, save_model
 from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
+from stepvideo.training.monitor.cost import dit_cost
+from stepvideo.training.monitor.held_out import HeldOut
 from stepvideo.training.snapshots import Snapshots
 
 
@@ -36,8 +38,8 @@ class TrainModule(StageModule):
         self.cfg, self.net, self.source = cfg, dit, source
 
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        self.each = flow_loss(self.net, batch)
-        loss = self.each.mean()
+        each = flow_loss(self.net, batch)
+        batch["each"], loss = each.detach(), each.mean()
         return loss, {f"loss_{batch['kind']}": loss.detach()}
 
 
@@ -48,6 +50,8 @@ def run(ctx: StageContext) -> dict[str, float]:
     ids = load_ids(ctx.inputs["subsets"] / f"{cfg.subset}.parquet")
     videos = LatentSet(cache, "video", cfg.resolution, ids) if cfg.media != "images" else None
     images = LatentSet(cache, "image", cfg.resolution) if cfg.media != "videos" else None
+    (videos, held), (images, stills) = _split(videos, cfg), _split(images, cfg)
+    held = held or stills
     torch.manual_seed(cfg.seed)
     if "init" in ctx.inputs:
         dit = load_dit(ctx.inputs["init"], dtype=torch.float32)  # released weights are bfloat16
@@ -60,7 +64,9 @@ def run(ctx: StageContext) -> dict[str, float]:
     draws = Draws(cfg.seed, cfg.timesteps, cfg.captions, cfg.drop_captions, cfg.sample_posterior)
     module = TrainModule(cfg, dit, FlowSource(videos, images, text, plan, draws))
     snapshots = Snapshots(module, ctx, cfg.snapshots)
-    trained = fit(module, ctx, cfg.precision, callbacks=[snapshots])
+    most = cfg.runtime.monitor.validation.clips
+    judges = HeldOut(held, len(held), most, text, cfg.captions) if held is not None and most else None
+    trained = fit(module, ctx, cfg.precision, callbacks=[snapshots], cost=dit_cost(dit.cfg), held_out=judges)
     if ctx.rank:
         return {}
     dit = cast(DiT, trained["net"])
@@ -81,8 +87,19 @@ def run(ctx: StageContext) -> dict[str, float]:
     }
 
 
+def _split(data: LatentSet | None, cfg: TrainConfig) -> tuple[LatentSet | None, LatentSet | None]:
+    """(to train on, held out); too few clips to hold any out are all trained on."""
+    train, held_out = data.split(cfg.held_out) if data is not None else (None, None)
+    return (train, held_out) if train is not None else (data, None)
+
+
 def make_plan(
-    cfg: TrainConfig, dit: DiTConfig, cache: LatentCache, text: TextCache, videos: LatentSet | None, images: LatentSet | None
+    cfg: TrainConfig,
+    dit: DiTConfig,
+    cache: LatentCache,
+    text: TextCache,
+    videos: LatentSet | None,
+    images: LatentSet | None,
 ) -> Plan:
     """Which samples every step has, balanced by what they cost this network."""
     sizes = {b: len(rows) for b, rows in videos.buckets.items()} if videos else {}

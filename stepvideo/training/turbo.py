@@ -20,6 +20,7 @@ from stepvideo.training.config import TurboConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import predict, save_model
 from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
+from stepvideo.training.monitor.cost import dit_cost
 
 
 class CouplingSource:
@@ -38,7 +39,14 @@ class CouplingSource:
         t = timesteps(self.cfg.timesteps, self.cfg.seed, step, mine, len(rows))
         text = self.text.batch(data["caption"][own].tolist())
         ids = [f"coupling {i}" for i in own]
-        return {"x0": data["x0"][own], "x1": data["x1"][own], "t": t, **text, "share": len(mine) / len(rows), "ids": ids}
+        return {
+            "x0": data["x0"][own],
+            "x1": data["x1"][own],
+            "t": t,
+            **text,
+            "share": len(mine) / len(rows),
+            "ids": ids,
+        }
 
 
 class TurboModule(StageModule):
@@ -48,8 +56,9 @@ class TurboModule(StageModule):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         v = predict(self.net, batch, batch["x0"], batch["x1"], batch["t"])
-        self.each = reflow_loss(v, batch["x0"], batch["x1"], batch["t"], self.cfg.weight)
-        return self.each.mean(), {}
+        each = reflow_loss(v, batch["x0"], batch["x1"], batch["t"], self.cfg.weight)
+        batch["each"] = each.detach()
+        return each.mean(), {}
 
 
 def run(ctx: StageContext) -> dict[str, float]:
@@ -59,7 +68,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     couplings = load_file(ctx.inputs["couplings"] / "couplings.safetensors")
     torch.manual_seed(cfg.seed)
     module = TurboModule(cfg, dit, couplings, TextCache(ctx.inputs["latents"]))
-    trained = fit(module, ctx, cfg.precision)
+    trained = fit(module, ctx, cfg.precision, cost=dit_cost(dit.cfg))
     if ctx.rank:
         return {}
     save_model(cast(DiT, trained["net"]), ctx.out, ctx.inputs["init"], cfg.sampling, None)

@@ -19,7 +19,6 @@ from stepvideo.diffusion.sampling import Sampling
 from stepvideo.fingerprint import fingerprint
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.stage import InputRef, StageSpec, kind
-from stepvideo.training.average import choose, smoothed_peak
 from stepvideo.training.config import PairsConfig, TrainConfig
 from stepvideo.training.pairs import judge, vote
 
@@ -54,32 +53,6 @@ def test_t2i_then_t2vi_then_sft(stage, cache, subsets):
     assert sorted(p.name for p in (sft / "snapshots").iterdir()) == ["step-0000002", "step-0000004"]
     assert load_dit(sft / "snapshots" / "step-0000002").cfg == load_dit(sft).cfg
     assert json.loads((sft / "transformer" / "latent_stats.json").read_text())["mean"] == [0.5] * Z
-
-
-def test_average_takes_models_after_the_peak_of_the_gradient_norm(stage, cache, subsets):
-    inputs = {"latents": cache, "subsets": subsets}
-    runs = {}
-    for i in (1, 2):
-        runs[f"sft.{i}"], _ = stage("train", inputs, {**TRAIN, "subset": f"sft_{i}", "snapshots": 3}, f"sft{i}")
-    rows = [[s, 1.0 / (s + 1), 5.0 if s == 2 else 1.0] for s in range(6)]
-    for run in runs.values():
-        (run / "loss_curve.json").write_text(json.dumps({"columns": [], "rows": rows}))
-    assert smoothed_peak(rows, 1) == 2
-    path, step, peak = choose(runs["sft.1"], after_peak=True, smooth=1)
-    assert (step, peak) == (6, 2) and path == runs["sft.1"]  # the loss is lowest at the end
-    rows[5][1] = 9.0
-    (runs["sft.1"] / "loss_curve.json").write_text(json.dumps({"columns": [], "rows": rows}))
-    path, step, _ = choose(runs["sft.1"], after_peak=True, smooth=1)
-    assert step == 4 and path.name == "step-0000004"
-    assert choose(runs["sft.1"], after_peak=False, smooth=1)[1] == 6
-
-    averaged, metrics = stage("average", runs, {"smooth": 1}, "average")
-    assert metrics["models"] == 2
-    record = json.loads((averaged / "choice.json").read_text())
-    assert {role: r["step"] for role, r in record.items()} == {"sft.1": 4, "sft.2": 6}
-    a, b = weights(path), weights(runs["sft.2"])
-    for name, mean in weights(averaged).items():
-        assert torch.allclose(mean, ((a[name].double() + b[name].double()) / 2).float(), atol=1e-7)
 
 
 @pytest.fixture

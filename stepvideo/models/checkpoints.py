@@ -40,8 +40,8 @@ from stepvideo.models.config_files import (
     vae_version,
 )
 from stepvideo.models.dit import DiT
-from stepvideo.models.tensor_files import Entry
-from stepvideo.models.weights import SHARD_BYTES, fill, listing, save_tensors
+from stepvideo.models.tensor_files import DTYPES, Entry
+from stepvideo.models.weights import SHARD_BYTES, Value, fill, listing, require_fit, same, save_tensors
 
 if TYPE_CHECKING:
     from stepvideo.models.clip import CLIPImageEncoder, CLIPTextEncoder
@@ -100,6 +100,18 @@ class Network:
                 return self.build(cfg)
         except (TypeError, ValueError, RuntimeError) as e:
             raise ArtifactError(f"{self.folder}/config.json: no network can be made of it: {e}") from e
+
+    def opened(self, root: Path) -> tuple[nn.Module, dict[str, Entry]]:
+        """The network on the meta device, in the dtype of its file, and where its tensors lie.
+
+        Raises:
+            ArtifactError: on a missing or damaged file, or tensors that do not fit the config.
+        """
+        cfg = self.config(root)
+        found, _ = self.held(root, cfg)
+        model = self.on_meta(cfg)
+        require_fit(model, found, Path(root) / self.folder, hint=self.hint(cfg, found))
+        return model.to(DTYPES[next(iter(found.values())).dtype]), found
 
     def load(self, root: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Any:
         """Read it. Tensors keep their saved dtype, which must be one for all, unless `dtype` is given.
@@ -192,11 +204,11 @@ def vae_network(version: str = "") -> Network:
     return replace(NETWORKS["vae"], config=partial(vae_config, version=version))
 
 
-def save_dit(model: DiT, root: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write `root/transformer`."""
+def save_dit(model: DiT, root: Path, shard_bytes: int = SHARD_BYTES, value: Value = same) -> None:
+    """Write `root/transformer`; see `save_tensors`."""
     folder = Path(root) / "transformer"
     config = {"_class_name": "StepVideoModel", **DIFFUSERS, "attention_type": "parallel", **DIT_FIXED}
-    save_tensors(model.state_dict(), folder, "diffusion_pytorch_model", shard_bytes)
+    save_tensors(model.state_dict(), folder, "diffusion_pytorch_model", shard_bytes, value)
     _write_json(folder / "config.json", config | saved(model.cfg))
 
 

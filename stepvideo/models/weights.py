@@ -30,30 +30,42 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _LOG = logging.getLogger(__name__)
 
 
-def save_tensors(state: Mapping[str, Tensor], folder: Path, stem: str, shard_bytes: int = SHARD_BYTES) -> list[Path]:
+Value = Callable[[str, Tensor], Tensor]  # a tensor's name and the tensor → what is written, or held, in its place
+
+
+def same(_name: str, tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def save_tensors(
+    state: Mapping[str, Tensor], folder: Path, stem: str, shard_bytes: int = SHARD_BYTES, value: Value = same
+) -> list[Path]:
     """Write `folder/stem.safetensors`, or `stem-00001-of-0000N.safetensors` and `stem.safetensors.index.json` above a
     size.
 
     Tensors keep their dtype and order; equal tensors give equal bytes. Files of an earlier save under the same stem,
     finished or killed, go away. Tensors of another device come to the host a shard at a time.
 
+    Args:
+        value: what is written for a tensor of `state`, with its dtype and shape; those may be on the meta device then.
+
     Raises:
         ArtifactError: names the file that could not be written, and why.
     """
     try:
-        return _save(state, folder, stem, shard_bytes)
+        return _save(state, folder, stem, shard_bytes, value)
     except (OSError, SafetensorError) as e:
         raise ArtifactError(f"cannot write {folder}/{stem}: {e}; free space or choose another folder") from e
 
 
-def _save(state: Mapping[str, Tensor], folder: Path, stem: str, shard_bytes: int) -> list[Path]:
+def _save(state: Mapping[str, Tensor], folder: Path, stem: str, shard_bytes: int, value: Value) -> list[Path]:
     shards = split(state, shard_bytes)
     n = len(shards)
     names = [f"{stem}.safetensors"] if n == 1 else [f"{stem}-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
     index = folder / f"{stem}.safetensors.index.json"
     index.unlink(missing_ok=True)  # from here to the end the checkpoint is absent, never a mixture
     for name, keys in zip(names, shards):
-        _save_file({k: state[k].detach().cpu().contiguous() for k in keys}, folder / name)
+        _save_file({k: value(k, state[k]).detach().cpu().contiguous() for k in keys}, folder / name)
     written = [folder / name for name in names]
     if n > 1:
         size = sum(v.nbytes for v in state.values())
@@ -219,6 +231,22 @@ def _objection(name: str, kinds: Counter[str], wanted: torch.dtype | None) -> st
     return "" if wanted is not None or name == common else f"{n} others are {common}"
 
 
+def require_fit(
+    model: nn.Module, found: Mapping[str, Entry], where: Path, dtype: torch.dtype | None = None, hint: str = ""
+) -> None:
+    """Refuse what `fit` finds different, with a hint at what it probably is.
+
+    Raises:
+        ArtifactError: names up to three tensors of each kind of difference.
+    """
+    if problems := fit(model, found, dtype).problems():
+        if hint:
+            problems.append(hint)
+        elif len(problems) == 1 and "others are" in problems[0]:
+            problems.append("files of two saves? Copy all of one, or load with dtype= to convert them")
+        raise ArtifactError(f"{where} does not fit its config: " + "; ".join(problems))
+
+
 def fill(
     model: nn.Module,
     found: Mapping[str, Entry],
@@ -226,7 +254,7 @@ def fill(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     hint: str = "",
-    place: Callable[[str, Tensor], Tensor] = lambda _name, tensor: tensor,
+    place: Value = same,
 ) -> None:
     """Give `model`, built on the meta device, exactly these tensors on `device`, in their own dtype or in `dtype`.
 
@@ -239,12 +267,7 @@ def fill(
     Raises:
         ArtifactError: on missing or unexpected names, wrong shapes and mixed dtypes; names up to three of each.
     """
-    if problems := fit(model, found, dtype).problems():
-        if hint:
-            problems.append(hint)
-        elif len(problems) == 1 and "others are" in problems[0]:
-            problems.append("files of two saves? Copy all of one, or load with dtype= to convert them")
-        raise ArtifactError(f"{where} does not fit its config: " + "; ".join(problems))
+    require_fit(model, found, where, dtype, hint)
     held = {name: place(name, tensor) for name, tensor in read(found, device, dtype)}
     model.load_state_dict(held, strict=True, assign=True)
 

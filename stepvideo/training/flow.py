@@ -20,6 +20,7 @@ from stepvideo.diffusion.path import interpolate, velocity
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.models.checkpoints import save_dit, save_model_index, save_scheduler
 from stepvideo.models.dit import DiT
+from stepvideo.models.weights import Value, same
 
 TEXT_KEYS = ("encoder_hidden_states", "encoder_hidden_states_2", "encoder_attention_mask")
 
@@ -34,13 +35,21 @@ def predict(dit: torch.nn.Module, batch: Batch, x0: Tensor, x1: Tensor, t: Tenso
     return dit(hidden_states=interpolate(x0, x1, t), timestep=t, **{k: batch[k] for k in TEXT_KEYS})
 
 
-def save_model(dit: DiT, out: Path, like: Path, sampling: SamplingConfig | None, size: dict[str, int] | None) -> None:
+def save_model(
+    dit: DiT,
+    out: Path,
+    like: Path,
+    sampling: SamplingConfig | None = None,
+    size: dict[str, int] | None = None,
+    value: Value = same,
+) -> None:
     """Write a whole hand-over: transformer/ with latent statistics, scheduler/, model_index.json, sampling.json.
 
     Args:
         like: a model or latent-cache artifact; its statistics, and what `sampling` and `size` leave open, are kept.
+        value: see `save_tensors`.
     """
-    save_dit(dit, out)
+    save_dit(dit, out, value=value)
     save_scheduler(out)
     save_model_index(out, dit.cfg.use_additional_conditions)
     for stats in (like / STATS_FILE, like / Path(STATS_FILE).name):

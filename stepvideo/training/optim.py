@@ -135,7 +135,3 @@ class EMA:
     def copy_to_module(self) -> None:
         for name, p in self.params.items():
             p.copy_(self.shadow[name])
-
-    def load(self, shadow: dict[str, Tensor]) -> None:
-        for name, mine in self.shadow.items():
-            mine.copy_(shadow[name])

@@ -18,7 +18,7 @@ from stepvideo.data.draw import rng
 from stepvideo.training.checkpoint import State
 
 if TYPE_CHECKING:
-    from stepvideo.training.fit import StageModule
+    from stepvideo.training.module import StageModule
 
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")  # what torch.compile and activation checkpointing add to names
 

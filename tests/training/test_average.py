@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import subprocess
@@ -23,6 +24,7 @@ from stepvideo.models.checkpoints import load_dit, save_dit
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
 from stepvideo.models.tensor_files import entries
+from stepvideo.training import average_command
 from stepvideo.training.average import choose
 from stepvideo.training.config import AverageConfig
 from stepvideo.training.soup import Part, blend, greedy, in_memory
@@ -240,3 +242,34 @@ def test_snapshots_of_runs(sft, three, stage):
         wanted = (four[name].double() + weights(sft)[name] + weights(three[1])[name]) / 3
         assert torch.allclose(tensor.double(), wanted, atol=1e-7)
     assert entries(out / WEIGHTS).keys() == entries(sft / WEIGHTS).keys()
+
+
+def command(*words):
+    parser = argparse.ArgumentParser()
+    average_command.add_arguments(parser)
+    return average_command.call(parser.parse_args([str(w) for w in words]))
+
+
+def test_command(three, cache, tmp_path, capsys):
+    assert command(*three, "--out", tmp_path / "a") == 0
+    assert "the mean of 3 models" in capsys.readouterr().out
+    assert command(*three[::-1], "--out", tmp_path / "b") == 0
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
+    assert command(*three[:2], "--weights", "3,1", "--out", tmp_path / "c") == 0
+    x, y = (weights(f)["proj_out.weight"].double() for f in three[:2])
+    assert torch.allclose(weights(tmp_path / "c")["proj_out.weight"].double(), (3 * x + y) / 4, atol=1e-7)
+    capsys.readouterr()
+    words = ("--validate", cache, "--held-out", 0, "--clips", 2)
+    assert command(*three, "--out", tmp_path / "d", *words) == 0
+    out = capsys.readouterr().out
+    assert out.count("kept") >= 1 and "held-out loss" in out
+    for words, match in (
+        ((*three, "--out", tmp_path / "a"), "is not empty"),
+        ((*three, "--out", tmp_path / "e", "--weights", "1,2"), "2 weights for 3 models"),
+        ((*three, "--out", tmp_path / "e", "--weights", "1,2,x"), "give numbers"),
+        ((*three, "--out", tmp_path / "e", "--weights", "1,2,-1"), "weights.002=-1.0"),
+        ((*three, "--out", tmp_path / "e", "--method", "greedy"), "greedy needs --validate"),
+        ((three[0], three[0], "--out", tmp_path / "e"), "named twice"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            command(*words)

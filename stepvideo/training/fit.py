@@ -85,10 +85,10 @@ def fit(
 
 def _run(module: StageModule, keeper: _Keeper, dealt: tuple[int, int, int], callbacks: list[Callback]) -> None:
     runtime: TrainRuntime = module.ctx.config.runtime
-    start = keeper.checkpoints.newest() or 0
-    run = trainer(module.parallel, module.net_precision, callbacks)
+    keeper.start = keeper.checkpoints.newest()
+    start = keeper.start or 0
+    run = trainer(module.parallel, module.net_precision, callbacks if start < module.steps else [])
     if start < module.steps:
-        keeper.start = start
         steps = range(start, module.steps)
         most = getattr(module.ctx.config, "max_failed", 0.0)
         loader = step_loader(module.source, steps, *dealt, runtime.workers, runtime.prefetch, max_failed=most)
@@ -113,17 +113,20 @@ class _Keeper(Callback):
 
     def __init__(self, checkpoints: Checkpointer, runtime: TrainRuntime) -> None:
         self.checkpoints, self.every, self.log_every = checkpoints, runtime.checkpoint_every, runtime.log_every
-        self.start = 0
+        self.start: int | None = None
         self.stopped = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
         if pl_module.ema is not None:
             pl_module.ema.follow()
-        if self.start:
+        if self.start is not None:
             _load(pl_module, self.checkpoints, self.start)
-        else:
-            self.checkpoints.check_space(train_state(pl_module))
+            return
+        self.checkpoints.check_space(train_state(pl_module))
+        guard = pl_module.ctx.config.guard
+        if "rollback" in (guard.not_finite, guard.spike):  # the first steps need something to go back to
+            self.checkpoints.save(0, train_state(pl_module))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -90,9 +90,12 @@ class SamplesConfig:
     seed: int = 0
     steps: int = 0  # of sampling; 0: the stage's own
     ema: bool = True  # from the averaged weights, where the training keeps them
+    fps: float = 25.0
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.steps < 0:
             raise ValueError(f"samples: every={self.every} and steps={self.steps} must be 0 or more")
+        if self.fps <= 0:
+            raise ValueError(f"samples.fps={self.fps} must be greater than 0")
         if self.every and not self.prompts:
             raise ValueError("samples.prompts is empty: name the texts to sample, or set samples.every=0")

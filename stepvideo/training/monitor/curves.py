@@ -16,7 +16,9 @@ DECAY = 0.99  # a step: a mean over about the last 100
 
 
 class LossByTime(Callback):
-    """Running means of the losses of samples, `part["each"]` [B] as `loss` leaves them, in equal slices of t; logged as loss_t0, loss_t1, ….
+    """Running means of the losses of samples in equal slices of t, logged as loss_t0, loss_t1, ….
+
+    They are what `loss` leaves in `batch["each"]` [B]; `batch["t"]` [B] says where they belong.
 
     Sums stay on the device and are read on log lines only. A slice that has seen no sample is left out.
     """

@@ -37,6 +37,7 @@ class Norms(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         assert isinstance(pl_module, StageModule)
+        self._detach()  # a step that a rollback ended
         if (batch["step"] + 1) % self.every == 0:
             self.squares = defaultdict(list)
             for group, block in grouped_blocks(pl_module.net):
@@ -49,9 +50,7 @@ class Norms(Callback):
         module = pl_module
         if module.done % self.every:
             return
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks = []
+        self._detach()
         # gradients were scaled to at most optim.clip
         scale = max(1.0, (outputs.get("grad_norm", 0.0) + 1e-6) / module.optim.clip)
         values = {f"grad_norm/{g}": float(n) * scale for g, n in gradient_norms(module.net).items()}
@@ -61,6 +60,11 @@ class Norms(Callback):
                 values[f"activation_rms/{group}"] = float(mean.sqrt())
         if module.ctx.rank == 0:
             module.ctx.sink.metrics(module.done, values)
+
+    def _detach(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = []
 
 
 class _Keep:

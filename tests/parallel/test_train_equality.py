@@ -1,0 +1,53 @@
+"""Training over ranks gives what one process gives: one row a combination, each with every way to recompute and to
+accumulate. Losses and norms of five AdamW steps, every gradient of each and every parameter after them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import train_cases as cases
+from train_cases import Variant
+
+from stepvideo.models.config import DiTConfig
+from stepvideo.parallel.config import TrainParallelConfig as Plan
+
+DIT = DiTConfig(4, 16, 3, 4, 4, caption_channels=[12, 8])
+BAR = 1e-5
+VARIANTS = [Variant(c, n) for c, n in [("none", 1), ("none", 2), ("full", 1), ("full", 2), ("attention", 2)]]
+ROWS = [
+    ("zero0", 2, Plan(zero=0)),
+    ("zero1", 2, Plan(zero=1)),
+    ("zero2", 2, Plan(zero=2)),
+    ("zero3", 2, Plan(zero=3)),
+    ("zero3-3", 3, Plan(zero=3)),
+    ("hsdp2x2-zero1", 4, Plan(zero=1, shard=2)),
+    ("hsdp2x2-zero2", 4, Plan(zero=2, shard=2)),
+    ("tensor2", 2, Plan(tensor=2, sequence=False)),
+    ("tensor2-sequence", 2, Plan(tensor=2)),
+    ("tensor4-sequence", 4, Plan(tensor=4)),
+    ("ulysses2", 2, Plan(ulysses=2)),
+    ("ulysses3-4-heads", 3, Plan(ulysses=3)),
+    ("ulysses2-zero0", 2, Plan(ulysses=2, zero=0)),
+    ("tensor2-ulysses2", 4, Plan(tensor=2, ulysses=2, sequence=False)),
+    ("tensor2-sequence-ulysses2", 4, Plan(tensor=2, ulysses=2)),
+    ("tensor2-zero3", 4, Plan(tensor=2, zero=3, sequence=False)),
+    ("tensor2-sequence-zero1", 4, Plan(tensor=2, zero=1)),
+    ("tensor2-sequence-zero0", 4, Plan(tensor=2, zero=0)),
+    ("ulysses2-zero3", 4, Plan(ulysses=2, zero=3)),
+]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("alone") / "record.pt"
+    cases.alone(DIT, path)
+    return path
+
+
+@pytest.mark.parametrize(("world_size", "plan"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
+def test_equals_one_process(ranks, record, world_size, plan) -> None:
+    for answer in ranks(world_size, cases.together, DIT, plan, VARIANTS, record, world_size):
+        worst = {v: max(gaps.items(), key=lambda item: item[1]) for v, gaps in answer.items()}
+        print(worst)
+        assert all(value < BAR for _, value in worst.values()), worst

@@ -38,7 +38,10 @@ CURVES = {
     "skewed, of few samples": (FALLING * RNG.gamma(4, 0.25, 5000), False),
     "images every fourth step": (np.where(STEPS % 4 == 0, 0.8, 0.5) + 0.01 * RNG.standard_normal(5000), False),
     "norms that vary by factors": (FALLING * np.exp(0.5 * RNG.standard_normal(5000)), True),
-    "norms that grow in the warm-up": (np.minimum(1, (1 + STEPS) / 300) * np.exp(0.1 * RNG.standard_normal(5000)), True),
+    "norms that grow in the warm-up": (
+        np.minimum(1, (1 + STEPS) / 300) * np.exp(0.1 * RNG.standard_normal(5000)),
+        True,
+    ),
 }
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from flows import screen
 from flows.compose import compose
@@ -29,6 +30,11 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     hits, waits = (sum(s.state == state for s in steps) for state in (HIT, DEPENDS))
     console.print(f"{hits} of {len(steps)} stages are there, {len(steps) - hits - waits} run, {waits} depend on them")
     return 0
+
+
+def trained_configs(overrides: list[str]) -> dict[str, dict[str, Any]]:
+    """{stage: config} of the DiT's training stages of a cascade, in their order."""
+    return {node.name: node.config for node in build(compose(overrides)) if node.kind == "train"}
 
 
 def run_command(overrides: list[str], until: str | None, as_json: bool) -> int:

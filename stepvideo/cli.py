@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from stepvideo import __version__
+from stepvideo.data import balance_command as balance
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
 from stepvideo.inference.embed import command as embed
@@ -19,6 +20,10 @@ from stepvideo.inference.export import command as export
 from stepvideo.inference.inspect import command as inspecting
 from stepvideo.inference.parity import command as parity
 from stepvideo.inference.serve import command as serving
+from stepvideo.training import average_command as average
+from stepvideo.training import lora_command as lora_merge
+from stepvideo.training import recipe_command as recipe
+from stepvideo.training import select_command as select
 
 OVERRIDES = 'settings, for example: profile=smoke stages.sft.steps=50 cluster=debug raw=DIR (see conf/ and "plan")'
 
@@ -110,8 +115,17 @@ def _parser() -> argparse.ArgumentParser:
         _add_model(sub)
         _add_store(sub)
 
-    for name, module in (("inspect", inspecting), ("embed", embed), ("parity", parity)):
+    for name, module in (
+        ("inspect", inspecting),
+        ("embed", embed),
+        ("parity", parity),
+        ("balance", balance),
+        ("select", select),
+        ("average", average),
+        ("lora-merge", lora_merge),
+    ):
         module.add_arguments(command(name, module.call, module.HELP))
+    recipe.add_arguments(command("recipe", _recipe, recipe.HELP))
     return parser
 
 
@@ -166,6 +180,12 @@ def _doctor(args: argparse.Namespace) -> int:
     from flows.doctor import doctor_command
 
     return doctor_command(args.store, args.json)
+
+
+def _recipe(args: argparse.Namespace) -> int:
+    from flows.run import trained_configs
+
+    return recipe.call(args, trained_configs)
 
 
 def _generate(args: argparse.Namespace) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -102,8 +103,10 @@ class ClipSet:
         exclude: clips left out.
 
     Raises:
-        StepVideoError: no clip is left.
+        StepVideoError: no clip is left, or the cache is not of the kind that is needed.
     """
+
+    needs: Mapping[str, Any] = {}  # settings of the cache
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class ClipSet:
         exclude: Collection[str] = (),
     ) -> None:
         self.cache = cache if isinstance(cache, LatentCache) else LatentCache(cache)
+        self.cache.require(**self.needs)
         self.kind, self.resolution = kind, resolution
         table = pq.read_table(self.cache.shards.file(f"{kind}_{resolution}.parquet")).combine_chunks()
         if ids is not None:
@@ -156,7 +160,7 @@ class ClipSet:
             raise ValueError(f"the {self.kind}s are in buckets {', '.join(self.buckets)}: say which one is meant")
         return self.cache.shape(bucket or self._names[0])
 
-    def split(self, share: float) -> tuple[ClipSet | None, ClipSet | None]:
+    def split(self, share: float) -> tuple[Self | None, Self | None]:
         """(to train on, held out): `clips.held_out` by clip; frames follow the clip that they are from."""
         out = np.array([held_out(group, share) for group in self.table["group"].to_pylist()])
         parts = []
@@ -182,23 +186,13 @@ class ClipSet:
 
 
 class LatentSet(ClipSet):
-    """Cached latents, read one at a time and normalised; posterior noise is the caller's.
+    """Cached latents, read one at a time and normalised; posterior noise is the caller's."""
 
-    Raises:
-        StepVideoError: no clip is left, or the cache holds no latents.
-    """
+    needs = {"on_the_fly": False}
 
-    def __init__(
-        self,
-        cache: LatentCache | str | Path,
-        kind: str,
-        resolution: str,
-        ids: Sequence[str] | None = None,
-        exclude: Collection[str] = (),
-    ) -> None:
-        super().__init__(cache, kind, resolution, ids, exclude)
-        self.cache.require(on_the_fly=False)
-        self.stats = self.cache.stats()
+    @cached_property
+    def stats(self) -> LatentStats:
+        return self.cache.stats()
 
     def _hold(self, table: pa.Table) -> None:
         super()._hold(table)

@@ -77,7 +77,8 @@ def test_statistics_are_those_of_the_videos(made):
     for data in both:
         for i in range(len(data)):
             x = data.latent(i, gaussian(data.shape(data.bucket(i)), 0, "test", i)).movedim(1, 0).flatten(1)
-            values.append(x.sum(1)), weights.append(x.shape[1])
+            values.append(x.sum(1))
+            weights.append(x.shape[1])
     assert torch.allclose(torch.stack(values).sum(0) / sum(weights), torch.zeros(4), atol=0.15)
 
 

@@ -97,3 +97,12 @@ class FusedKernels(TorchFunctionMode):
         if func in (F.scaled_dot_product_attention, F.rms_norm) and args[0].is_meta:
             return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))
+
+
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, enable_gqa: bool = False
+) -> Tensor:
+    """cuDNN's attention by name, in place of `scaled_dot_product_attention` where torch would not choose it: on the
+    meta device. For the backward it keeps what all fused kernels keep."""
+    assert not enable_gqa, "grouped queries are not the DiT's"
+    return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, attn_mask, True)[0]

@@ -111,8 +111,7 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
         for method, p in plans.items():
             for step in range(steps):
                 dist.barrier()
-                (pack,) = p.rank_packs(step, me, RANKS)
-                for i, spent in enumerate(work(net, pack).values()):
+                for i, spent in enumerate(work(net, p.packs(step)[me]).values()):
                     seconds[method][i, r, step, me] = spent
     rows = []
     for method, p in plans.items():
@@ -161,8 +160,8 @@ def main() -> int:
         dist.destroy_process_group()
     found = faults(result)
     print(json.dumps(machine() | result, indent=1) if args.json else table(result))
-    if rank() == 0:
-        print(*found, sep="\n", file=sys.stderr)
+    for fault in found if rank() == 0 else []:
+        print(fault, file=sys.stderr)
     return int(args.check and bool(found))
 
 

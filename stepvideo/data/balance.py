@@ -19,6 +19,8 @@ from fractions import Fraction
 from itertools import accumulate
 from math import ceil
 
+import numpy as np
+
 from stepvideo.data.balance_config import BalanceConfig
 from stepvideo.data.balance_sizes import batches, eq12, mean_size, solve_alpha, within_memory
 from stepvideo.data.draw import Epochs, SpreadEpochs
@@ -32,6 +34,20 @@ class Pack:
     bucket: str
     videos: list[int]
     images: list[int]
+
+
+def check_ranks(packs: int, ranks: int) -> None:
+    """Pack p of a step belongs to data-parallel rank p % ranks, so that ranks have equally many.
+
+    Raises:
+        ConfigError: they cannot have.
+    """
+    if packs % ranks:
+        more = -(-packs // ranks) * ranks
+        raise ConfigError(
+            f"balance.packs={packs}: {packs} packs a step cannot be dealt to {ranks} data-parallel ranks evenly; set "
+            f"balance.packs to {more}, or use a number of ranks that divides {packs}"
+        )
 
 
 class Plan:
@@ -85,19 +101,16 @@ class Plan:
             packs[pack].images.append(image)
         return packs
 
-    def rank_packs(self, step: int, rank: int, ranks: int) -> list[Pack]:
-        """The packs of one data-parallel rank: pack p belongs to rank p % ranks.
-
-        Raises:
-            ValueError: the packs do not divide among the ranks.
-        """
-        if self.cfg.packs % ranks:
-            more = -(-self.cfg.packs // ranks) * ranks
-            raise ValueError(
-                f"balance.packs={self.cfg.packs} packs of a global step cannot be dealt to {ranks} data-parallel ranks "
-                f"evenly; set balance.packs to {more}, or use a number of ranks that divides {self.cfg.packs}"
-            )
-        return self.packs(step)[rank::ranks]
+    def samples(self, steps: int) -> int:
+        """Videos and images of the first `steps` steps, without going through them."""
+        packs = steps * self.cfg.packs
+        apart = int(packs * self._apart)
+        images = apart * self.image_batch + int(packs * self._padding)
+        if not self.sizes:
+            return images
+        epochs, rest = divmod(packs - apart, self.epoch_packs)
+        begun = sum(len(self._rows(epochs, place)[1]) for place in range(rest))
+        return epochs * sum(self.sizes.values()) + begun + images
 
     def cost(self, pack: Pack) -> float:
         """What a pack costs, in the unit of `flops`."""
@@ -204,12 +217,16 @@ class Plan:
             return Pack(
                 self.image_bucket, [], self._images.rows(apart * self.image_batch, (apart + 1) * self.image_batch)
             )
-        epoch, place = divmod(g - apart, self.epoch_packs)
+        bucket, videos = self._rows(*divmod(g - apart, self.epoch_packs))
+        return Pack(bucket, videos.tolist(), [])
+
+    def _rows(self, epoch: int, place: int) -> tuple[str, np.ndarray]:
+        """Bucket and rows of the pack of videos at a place in an epoch."""
         batch = int(self._batches.order(epoch)[place])
         i = bisect_right(self._starts, batch) - 1
         bucket = list(self.sizes)[i]
         size, number = self.batch_sizes[bucket], batch - self._starts[i]
-        return Pack(bucket, self._videos[i].order(epoch)[number * size : (number + 1) * size].tolist(), [])
+        return bucket, self._videos[i].order(epoch)[number * size : (number + 1) * size]
 
     def _places(self, packs: list[Pack], n: int) -> list[int]:
         """The pack of each of `n` images: the one of the least cost so far that has room, or each in turn (uniform)."""

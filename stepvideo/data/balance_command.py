@@ -60,8 +60,8 @@ def _model(name: str) -> DiTConfig:
 
     if name == "30b":
         return DiTConfig()
-    if name == "4b":  # the report gives its size, not its shape
-        return DiTConfig(num_attention_heads=24, num_layers=30)
+    if name == "4b":  # as in conf/profile/4b.yaml; the report gives its size only
+        return DiTConfig(num_attention_heads=24, num_layers=26)
     if Path(name).is_dir():
         return dit_config(Path(name))
     raise StepVideoError(f"--model {name}: give 30b, 4b, or a folder that holds transformer/config.json")

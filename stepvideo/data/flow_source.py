@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepvideo.data.balance import Pack
+from stepvideo.data.balance import Pack, check_ranks
 from stepvideo.data.draw import rng
 from stepvideo.data.flow_draws import Draws, gaussian, timesteps
 from stepvideo.data.source import Batch
@@ -77,8 +77,7 @@ class FlowSource:
             ConfigError: the step's packs cannot be dealt evenly to the ranks.
         """
         packs = self.plan.packs(step)
-        if len(packs) % ranks:
-            raise ConfigError(f"{len(packs)} packs a step cannot be dealt to {ranks} data-parallel ranks evenly")
+        check_ranks(len(packs), ranks)
         film, stills = self._film(packs), self._stills(packs)
         dealt = []
         for r in range(ranks):

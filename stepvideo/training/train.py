@@ -77,11 +77,10 @@ def run(ctx: StageContext) -> dict[str, float]:
     save_model(dit, ctx.out, Path(like), cfg.sampling, shape)
     snapshots.hand_over()
     write_curve(module, ctx)
-    samples = sum(len(p.videos) + len(p.images) for step in range(cfg.steps) for p in plan.packs(step))
     return {
         "loss": tail_mean(module),
         "grad_norm_peak_step": float(max(module.curve, key=lambda row: row[2])[0]),
-        "samples": float(samples),
+        "samples": float(plan.samples(cfg.steps)),
         "parameters": float(sum(p.numel() for p in dit.parameters())),
         "gflop_forward": sample_flops(dit.cfg, cache, text, longest) / 1e9,
     }

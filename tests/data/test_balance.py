@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stepvideo.data.balance import Pack, Plan
+from stepvideo.data.balance import Pack, Plan, check_ranks
 from stepvideo.data.balance_config import METHODS, BalanceConfig
 from stepvideo.data.balance_sizes import eq12, mean_size, solve_alpha
 from stepvideo.errors import ConfigError
@@ -85,17 +85,22 @@ def test_any_order_of_asking_gives_the_same(wish, steps, far):
 
 
 @COMMON
-@given(wishes(), st.integers(0, 30), st.integers(1, 9))
-def test_ranks_share_the_packs_of_a_step(wish, step, ranks):
+@given(wishes(), st.integers(0, 60))
+def test_samples_are_counted_without_going_through_steps(wish, steps):
     plan = Plan(**wish)
-    packs = plan.packs(step)
-    assert len(packs) == plan.cfg.packs
-    if plan.cfg.packs % ranks:
-        with pytest.raises(ValueError, match=f"balance.packs={plan.cfg.packs} .* {ranks} data-parallel ranks"):
-            plan.rank_packs(step, 0, ranks)
-    else:
-        dealt = [plan.rank_packs(step, rank, ranks) for rank in range(ranks)]
-        assert [dealt[p % ranks][p // ranks] for p in range(len(packs))] == packs
+    packs = [p for step in range(steps) for p in plan.packs(step)]
+    assert len(packs) == steps * plan.cfg.packs
+    assert plan.samples(steps) == sum(len(p.videos) + len(p.images) for p in packs)
+
+
+@given(st.integers(1, 500), st.integers(1, 64))
+def test_packs_that_ranks_cannot_share_are_an_error_with_the_way_out(packs, ranks):
+    if packs % ranks == 0:
+        check_ranks(packs, ranks)
+        return
+    with pytest.raises(ConfigError, match=f"balance.packs={packs}: .* {ranks} data-parallel ranks") as e:
+        check_ranks(packs, ranks)
+    check_ranks(int(str(e.value).split("balance.packs to ")[1].split(",")[0]), ranks)
 
 
 @COMMON
@@ -184,6 +189,7 @@ def test_only_images():
     packs = [p for step in range(5) for p in plan.packs(step)]
     assert {(p.bucket, len(p.videos), len(p.images)) for p in packs} == {(IMAGE, 0, 3)}
     assert Counter(i for p in packs for i in p.images) == Counter({i: 2 for i in range(30)})
+    assert plan.samples(5) == 60
 
 
 def test_only_videos_of_one_bucket():

@@ -227,7 +227,7 @@ class _Module:
 def test_mfu_is_operations_over_time_and_peak():
     speed = Speed(peak=100.0)
     speed.module, speed.loader, speed.peak = _Module(), Timed([]), 100.0  # type: ignore[assignment]
-    speed._start()
+    speed.restart()
     speed.steps, speed.busy, speed.done = 10, 6.0, Cost(80, 8e5, 4e14)
     speed.loader.waited += 2.0
     values = speed.rates()

@@ -62,11 +62,11 @@ class Speed(Callback):
         self.module = pl_module
         self.loader: Timed = trainer.train_dataloader  # type: ignore[assignment]
         device = self.module.parallel.device
-        self.peak, origin = peak_tflops(device, self.module.net_precision, self.given)
-        self.module.ctx.sink.event("peak_tflops", value=self.peak, origin=origin)
+        self.peak, self.origin = peak_tflops(device, self.module.net_precision, self.given)
+        self.module.ctx.sink.event("peak_tflops", value=self.peak, origin=self.origin)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        self._start()
+        self.restart()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -79,9 +79,10 @@ class Speed(Callback):
             values = self.rates()
             if module.ctx.rank == 0:
                 module.ctx.sink.metrics(module.done, values)
-            self._start()
+            self.restart()
 
-    def _start(self) -> None:
+    def restart(self) -> None:
+        """Rates are of the steps from here on."""
         self.steps, self.busy, self.done = 0, 0.0, Cost()
         self.since, self.waited_before = time.perf_counter(), self.loader.waited
 

@@ -10,6 +10,7 @@ from stepvideo.training.monitor.cost import CostOf, samples_only
 from stepvideo.training.monitor.curves import LossByTime
 from stepvideo.training.monitor.guard import Guard
 from stepvideo.training.monitor.norms import Norms
+from stepvideo.training.monitor.profiling import ProfileSteps
 from stepvideo.training.monitor.speed import Speed
 from stepvideo.training.monitor.validation import Clips, Validation
 
@@ -22,7 +23,10 @@ def watchers(ctx: StageContext, cost: CostOf = samples_only, held_out: Clips | N
         held_out: clips for validation (`held_out.HeldOut`); without them there is none.
     """
     cfg: MonitorConfig = ctx.config.runtime.monitor
-    found: list[Callback] = [Speed(cost, cfg.peak_tflops), Guard(ctx.config.guard)]
+    speed = Speed(cost, cfg.peak_tflops)
+    if cfg.profile_steps:
+        return [speed, ProfileSteps(cfg.profile_steps, speed)]
+    found: list[Callback] = [speed, Guard(ctx.config.guard)]
     if cfg.time_bins:
         found.append(LossByTime(cfg.time_bins))
     if cfg.norms_every:

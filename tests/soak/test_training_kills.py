@@ -1,0 +1,20 @@
+"""Every kind of training, killed three times at steps drawn from a seed, through the real command."""
+
+from __future__ import annotations
+
+import pytest
+from killed_stages import STAGES, Command, finished, killed, make_inputs, prepare
+
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_killed_three_times(inputs, tmp_path, name):
+    whole = finished(prepare(name, inputs, tmp_path / "whole"), Command)
+    for seed in range(2):
+        assert killed(prepare(name, inputs, tmp_path / f"killed{seed}"), kills=3, seed=seed, run=Command) == whole

@@ -159,7 +159,7 @@ def main() -> int:
     finally:
         dist.destroy_process_group()
     found = faults(result)
-    print(json.dumps(machine() | result, indent=1) if args.json else table(result))
+    print(json.dumps(machine() | {"margin": POINTS} | result, indent=1) if args.json else table(result))
     for fault in found if rank() == 0 else []:
         print(fault, file=sys.stderr)
     return int(args.check and bool(found))

@@ -1,7 +1,9 @@
 """Layers of the Video-VAE (report section 4.1; the released code's forms where the report leaves them open).
 
-Activations are [B, C, T, H, W] in channels_last_3d memory: there a frame is a channels-last image, so per-frame
-GroupNorm, 2D convolutions and token views are views, not copies. Attribute names give the released checkpoint keys.
+Activations are [B, C, T, H, W] in channels_last_3d memory from the first layer to the last, on every device: there a
+frame is a channels-last image, so frames, tokens and groups of channels are views, not copies. Attribute names give the
+released checkpoint keys. What a layer reads beyond its own position is zeros outside the clip; the attributes that say
+so (`time_pad`, `row_pad`, …) are where `parallel/vae_conv.py` puts the neighbouring ranks' values instead.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepvideo.models.vae_ops import group_norm, upsampled_conv
+from stepvideo.models.vae_ops import Total, group_norm, upsampled, upsampled_conv
 
 
 def frames_BTCHW(x_BCTHW: Tensor) -> Tensor:
@@ -39,15 +41,19 @@ class CausalConv3d(nn.Module):
 class GroupNorm(nn.GroupNorm):
     """GroupNorm over each frame alone (`per_frame`, section 4.1.3: less flicker at chunk borders) or space and time."""
 
+    total: Total | None = None  # sums over the ranks that hold parts of what is normalised together
+
     def __init__(self, num_groups: int, channels: int, per_frame: bool) -> None:
         super().__init__(num_groups, channels, eps=1e-5)
         self.per_frame = per_frame
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        if not self.per_frame:
-            return super().forward(x_BCTHW)
-        h = group_norm(frames_BTCHW(x_BCTHW), self.num_groups, self.weight, self.bias, self.eps)
-        return unframes_BCTHW(h, x_BCTHW.shape[0])
+        if self.per_frame:
+            return unframes_BCTHW(self._normalized(frames_BTCHW(x_BCTHW)), x_BCTHW.shape[0])
+        return self._normalized(x_BCTHW.flatten(2, 3)).unflatten(2, x_BCTHW.shape[2:4])
+
+    def _normalized(self, x_NCHW: Tensor) -> Tensor:
+        return group_norm(x_NCHW, self.num_groups, self.weight, self.bias, self.eps, self.total)
 
 
 class ResBlock(nn.Module):
@@ -80,10 +86,13 @@ class AttnBlock(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         h = self.norm(x_BCTHW)
+        return x_BCTHW + self.proj_out(self.attend(self.q(h), self.k(h), self.v(h)))
+
+    def attend(self, q_BCTHW: Tensor, k_BCTHW: Tensor, v_BCTHW: Tensor) -> Tensor:
         # tokens of one head: [B, 1, T*H*W, C]
-        q, k, v = (proj(h).flatten(2).transpose(1, 2).unsqueeze(1) for proj in (self.q, self.k, self.v))
+        q, k, v = (x.flatten(2).transpose(1, 2).unsqueeze(1) for x in (q_BCTHW, k_BCTHW, v_BCTHW))
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return x_BCTHW + self.proj_out(h.squeeze(1).transpose(1, 2).unflatten(2, x_BCTHW.shape[2:]))
+        return h.squeeze(1).transpose(1, 2).unflatten(2, q_BCTHW.shape[2:])
 
 
 class MidBlock(nn.Module):
@@ -105,9 +114,11 @@ class Downsample2D(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.row_pad = 1
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return unframes_BCTHW(self.conv(F.pad(frames_BTCHW(x_BCTHW), (0, 1, 0, 1))), x_BCTHW.shape[0])
+        h = self.conv(F.pad(frames_BTCHW(x_BCTHW), (0, 1, 0, self.row_pad)))
+        return unframes_BCTHW(h, x_BCTHW.shape[0])
 
 
 class Downsample3D(nn.Module):
@@ -121,16 +132,38 @@ class Downsample3D(nn.Module):
         return self.conv(x_BCTHW)
 
 
+class UpsampledConv2d(nn.Conv2d):
+    """A 3x3 convolution of every frame's nearest x2 upsampling: [B, C, T, H, W] -> [B, C, T, 2H, 2W]."""
+
+    row_border = False  # whether the input brings the rows above and below it
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        h = upsampled_conv(frames_BTCHW(x_BCTHW), self.weight, self.bias, causal=False, row_border=self.row_border)
+        return unframes_BCTHW(h, x_BCTHW.shape[0])
+
+
+class UpsampledCausalConv3d(CausalConv3d):
+    """The causal convolution of the nearest x2 upsampling: [B, C, T, H, W] -> [B, C, 2T, 2H, 2W]."""
+
+    time_border = row_border = False  # whether the input brings the frame before it, the rows above and below it
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        weight, bias = self.conv.weight, self.conv.bias
+        return upsampled_conv(x_BCTHW, weight, bias, True, self.time_border, self.row_border)
+
+
 class Upsample2D(nn.Module):
     """Nearest x2 in height and width, then a 3x3 convolution per frame."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = UpsampledConv2d(channels)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        h = upsampled_conv(frames_BTCHW(x_BCTHW), self.conv.weight, self.conv.bias, causal=False)
-        return unframes_BCTHW(h, x_BCTHW.shape[0])
+        return self.conv(x_BCTHW)
 
 
 class UpsampleRes(nn.Module):
@@ -141,15 +174,14 @@ class UpsampleRes(nn.Module):
 
     def __init__(self, channels: int, num_groups: int, per_frame: bool) -> None:
         super().__init__()
-        self.conv1 = CausalConv3d(channels, channels)
+        self.conv1 = UpsampledCausalConv3d(channels, channels)
         self.norm1 = GroupNorm(num_groups, channels, per_frame)
         self.conv2 = CausalConv3d(channels, channels)
         self.norm2 = GroupNorm(num_groups, channels, per_frame)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        h = upsampled_conv(x_BCTHW, self.conv1.conv.weight, self.conv1.conv.bias, causal=True)
-        h = self.norm2(self.conv2(F.silu(self.norm1(h))))
-        u = F.interpolate(x_BCTHW, scale_factor=2.0)
+        h = self.norm2(self.conv2(F.silu(self.norm1(self.conv1(x_BCTHW)))))
+        u = upsampled(x_BCTHW)
         return F.silu(h + u) + u
 
 
@@ -164,33 +196,61 @@ class Upsample3D(nn.Module):
         return self.conv3d(x_BCTHW)
 
 
-def pixel_unshuffle_3d(x_BCTHW: Tensor, factor: int = 2) -> Tensor:
-    """[B, C, T, H, W] -> [B, C*f^3, ceil(T/f), H/f, W/f], f-1 zero frames in front (Eq. 2); channels c, ft, fh, fw."""
+def pixel_unshuffle_3d(x_BCTHW: Tensor, factor: int = 2, time_pad: int | None = None) -> Tensor:
+    """[B, C, T, H, W] -> [B, C*f^3, ceil(T/f), H/f, W/f], channels c, ft, fh, fw (Eq. 2).
+
+    `time_pad` zero frames in front, by default f-1.
+    """
     f = factor
-    x = F.pad(x_BCTHW, (0, 0, 0, 0, f - 1, 0))
-    b, c, t, h, w = x.shape
+    x = F.pad(x_BCTHW, (0, 0, 0, 0, f - 1 if time_pad is None else time_pad, 0)).movedim(1, -1)
+    _, t, h, w, _ = x.shape
     if t % f or h % f or w % f:
-        raise ValueError(f"pixel_unshuffle_3d: {t - f + 1} frames of {h}x{w}; give 1 + {f}n frames, sides {f}m")
-    x = x.view(b, c, t // f, f, h // f, f, w // f, f)
-    return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).movedim(-1, 1)
+        raise ValueError(f"pixel_unshuffle_3d: {x_BCTHW.shape[2]} frames of {h}x{w}; give 1 + {f}n frames, sides {f}m")
+    x = x.unflatten(3, (-1, f)).unflatten(2, (-1, f)).unflatten(1, (-1, f))  # B T ft H fh W fw C
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(4).movedim(-1, 1)
 
 
-def pixel_shuffle_3d(x_BCTHW: Tensor, factor: int = 2) -> Tensor:
-    """Inverse of `pixel_unshuffle_3d`: [B, C*f^3, T, H, W] -> [B, C, f*T - (f-1), f*H, f*W]."""
+def pixel_shuffle_3d(x_BCTHW: Tensor, factor: int = 2, drop: int | None = None) -> Tensor:
+    """[B, C*f^3, T, H, W] -> [B, C, f*T - drop, f*H, f*W], the inverse of `pixel_unshuffle_3d`.
+
+    `drop` leading frames are left out, by default f-1.
+    """
     f = factor
-    x = x_BCTHW.unflatten(1, (-1, f, f, f)).permute(0, 5, 2, 6, 3, 7, 4, 1)  # B T ft H fh W fw C
+    x = x_BCTHW.movedim(1, -1).unflatten(4, (-1, f, f, f)).permute(0, 1, 5, 2, 6, 3, 7, 4)  # B T ft H fh W fw C
     b, t, _, h, _, w, _, c = x.shape
-    return x.reshape(b, t * f, h * f, w * f, c)[:, f - 1 :].movedim(-1, 1)
+    return x.reshape(b, t * f, h * f, w * f, c)[:, f - 1 if drop is None else drop :].movedim(-1, 1)
+
+
+class PixelUnshuffle3d(nn.Module):
+    """`pixel_unshuffle_3d` by 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time_pad = 1
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return pixel_unshuffle_3d(x_BCTHW, time_pad=self.time_pad)
+
+
+class PixelShuffle3d(nn.Module):
+    """`pixel_shuffle_3d` by 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = 1
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return pixel_shuffle_3d(x_BCTHW, drop=self.drop)
 
 
 def group_mean(x_BCTHW: Tensor, out_ch: int) -> Tensor:
     """Averages groups of consecutive channels down to out_ch (Eq. 3)."""
-    return x_BCTHW.unflatten(1, (out_ch, -1)).mean(2)
+    return x_BCTHW.movedim(1, -1).unflatten(-1, (out_ch, -1)).mean(-1).movedim(-1, 1)
 
 
 def group_repeat(x_BCTHW: Tensor, out_ch: int) -> Tensor:
     """Repeats every channel consecutively up to out_ch (section 4.1.3)."""
-    return x_BCTHW.repeat_interleave(out_ch // x_BCTHW.shape[1], dim=1)
+    return x_BCTHW.movedim(1, -1).repeat_interleave(out_ch // x_BCTHW.shape[1], dim=-1).movedim(-1, 1)
 
 
 class Patchify(nn.Module):
@@ -199,9 +259,10 @@ class Patchify(nn.Module):
     def __init__(self, in_ch: int, out_ch: int) -> None:
         super().__init__()
         self.conv = CausalConv3d(in_ch, out_ch // 8)
+        self.unshuffle = PixelUnshuffle3d()
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return pixel_unshuffle_3d(self.conv(x_BCTHW))
+        return self.unshuffle(self.conv(x_BCTHW))
 
 
 class Unpatchify(nn.Module):
@@ -210,6 +271,7 @@ class Unpatchify(nn.Module):
     def __init__(self, in_ch: int, out_ch: int) -> None:
         super().__init__()
         self.conv = CausalConv3d(in_ch, out_ch * 8)
+        self.shuffle = PixelShuffle3d()
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return pixel_shuffle_3d(self.conv(x_BCTHW))
+        return self.shuffle(self.conv(x_BCTHW))

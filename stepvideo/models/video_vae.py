@@ -22,14 +22,14 @@ from stepvideo.models.vae_blocks import (
     GroupNorm,
     MidBlock,
     Patchify,
+    PixelShuffle3d,
+    PixelUnshuffle3d,
     ResBlock,
     Unpatchify,
     Upsample2D,
     Upsample3D,
     group_mean,
     group_repeat,
-    pixel_shuffle_3d,
-    pixel_unshuffle_3d,
 )
 
 DUAL_PATH_KEYS = ("encoder.conv_patchify.", "encoder.conv_out.", "decoder.conv_in.", "decoder.conv_unpatchify.")
@@ -98,6 +98,7 @@ class Encoder(nn.Module):
         self.norm_out = GroupNorm(cfg.num_groups, top, cfg.spatial_group_norm)
         if cfg.dual_path:
             self.conv_patchify = Patchify(top, cfg.dual_path_width)
+            self.unshuffle = PixelUnshuffle3d()
         self.conv_out = CausalConv3d(cfg.dual_path_width if cfg.dual_path else top, moments)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class Encoder(nn.Module):
             return self.conv_out(h)
         if not self.cfg.shortcut_path:
             return self.conv_out(self.conv_patchify(h))
-        h = self.conv_patchify(h) + group_mean(pixel_unshuffle_3d(h), self.cfg.dual_path_width)
+        h = self.conv_patchify(h) + group_mean(self.unshuffle(h), self.cfg.dual_path_width)
         return self.conv_out(h) + group_mean(h, 2 * self.cfg.z_channels)
 
 
@@ -144,28 +145,30 @@ class Decoder(nn.Module):
         self.conv_in = CausalConv3d(cfg.z_channels, cfg.dual_path_width if cfg.dual_path else top)
         if cfg.dual_path:
             self.conv_unpatchify = Unpatchify(cfg.dual_path_width, top)
+            self.shuffle = PixelShuffle3d()
         self.mid = MidBlock(top, cfg.num_groups, cfg.spatial_group_norm)
         self.up = nn.ModuleList(DecoderLevel(cfg, level) for level in range(4))
         self.norm_out = GroupNorm(cfg.num_groups, cfg.dec_widths[0], cfg.spatial_group_norm)
         conv_out = CausalConv3d(cfg.dec_widths[0], cfg.in_channels)
         # The released v2 file stores this one convolution without the `.conv` of CausalConv3d; v1 stores it with.
         self.conv_out = conv_out.conv if cfg.dual_path else conv_out
+        # Two doublings turn n frames into 4n, of which the first 3 stand for time before the first frame. The
+        # convolution sees 2 frames back, so dropping one frame before it and padding none drops them.
+        self.surplus = 1
 
     def forward(self, z_BCTHW: Tensor) -> Tensor:
         h = self.conv_in(z_BCTHW)
         if self.cfg.dual_path and self.cfg.shortcut_path:
             h = h + group_repeat(z_BCTHW, self.cfg.dual_path_width)
-            h = self.conv_unpatchify(h) + pixel_shuffle_3d(group_repeat(h, 8 * self.cfg.dec_widths[-1]))
+            h = self.conv_unpatchify(h) + self.shuffle(group_repeat(h, 8 * self.cfg.dec_widths[-1]))
         elif self.cfg.dual_path:
             h = self.conv_unpatchify(h)
         h = self.mid(h)
         for level in reversed(self.up):
             h = level(h)
-        h = F.silu(self.norm_out(h))
-        # Two doublings turn n frames into 4n, of which the first 3 stand for time before the first frame. The
-        # convolution sees 2 frames back, so dropping one frame here and padding none drops them.
-        conv_out = self.conv_out if self.cfg.dual_path else self.conv_out.conv
-        return conv_out(h[:, :, 1:])
+        h_BTHWC = self.norm_out(h).movedim(1, -1)[:, self.surplus :]  # the gradient of a slice has its form's layout
+        h = F.silu(h_BTHWC.movedim(-1, 1))
+        return (self.conv_out if self.cfg.dual_path else self.conv_out.conv)(h)
 
 
 class VideoVAE(nn.Module):

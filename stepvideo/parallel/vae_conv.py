@@ -6,8 +6,8 @@ statistics of a GroupNorm over divided rows are summed; the causal attention at 
 values. From the encoder's (decoder's) first layer to its last a rank computes and stores its share only; moments and
 videos, which are small, are gathered at the end, so that `VideoVAE`'s methods give every rank the whole result.
 
-Works by hooks and attributes on an unmodified VideoVAE and differentiates. As with the other plans, the gradient of what
-every rank holds counts once a rank: averaged over the ranks, parameter gradients are those of one process.
+Works by hooks and attributes on an unmodified VideoVAE and differentiates. As with the other plans, the gradient of
+what every rank holds counts once a rank: averaged over the ranks, parameter gradients are those of one process.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ from stepvideo.models.vae_blocks import (
     PixelUnshuffle3d,
     UpsampledCausalConv3d,
     UpsampledConv2d,
+    UpsampleRes,
 )
 from stepvideo.models.video_vae import Decoder, Encoder, VideoVAE
 from stepvideo.parallel.collectives import gather, shares
 
 TIME, ROWS = 2, 3  # dimensions of [B, C, T, H, W]
 Cuts = list[int]  # rank r holds cuts[r] … cuts[r + 1] - 1
+Span = tuple[int, int]  # first and end
 
 
 def split_vae(vae: VideoVAE, time: ProcessGroup | None = None, height: ProcessGroup | None = None) -> None:
@@ -59,15 +61,15 @@ def split_vae(vae: VideoVAE, time: ProcessGroup | None = None, height: ProcessGr
 
 @dataclass(frozen=True)
 class Window:
-    """Along one dimension, output i of a layer reads the inputs from i * stride - before on, `taps` of them, and belongs
-    to the rank that holds input i * stride + owner."""
+    """Along one dimension, output i of a layer reads the inputs from i * stride - before on, `taps` of them, and
+    belongs to the rank that holds input i * stride + owner."""
 
     taps: int
     before: int
     stride: int = 1
     owner: int = 0
 
-    def read(self, cuts: Cuts) -> list[tuple[int, int]]:
+    def read(self, cuts: Cuts) -> list[Span]:
         """First and end of what each rank reads, where `cuts` are those of the input."""
         out = [max(0, -((self.owner - b) // self.stride)) for b in cuts]
         first = [o * self.stride - self.before for o in out]
@@ -94,7 +96,7 @@ class _Axis:
         sizes = shares(units, ranks) if self.divided else [units]
         self.cuts = cuts([sum(sizes[:r]) for r in range(len(sizes) + 1)])
 
-    def span(self, level: int) -> tuple[int, int]:
+    def span(self, level: int) -> Span:
         """What of a resolution this rank holds."""
         me = self.group.rank() if self.divided else 0
         return self.cuts[level][me], self.cuts[level][me + 1]
@@ -122,69 +124,53 @@ class _Fetch(torch.autograd.Function):
     """The range `read[me]` of what all ranks hold along `dim`, zeros outside of it; only what is missing travels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int, cuts: Cuts, read: list[tuple[int, int]], group: ProcessGroup) -> Tensor:
-        ctx.args, ctx.shape, ctx.needed = (dim, cuts, read, group), x.shape, _pieces(cuts, read, group)
-        me, (first, stop) = group.rank(), read[group.rank()]
-        given, taken = ctx.needed
+    def forward(ctx: Any, x: Tensor, dim: int, cuts: Cuts, read: list[Span], group: ProcessGroup) -> Tensor:
+        me = group.rank()
+        held, wanted = (cuts[me], cuts[me + 1]), read[me]
+        given = [_common(held, other) for other in read]
+        taken = [_common((cuts[r], cuts[r + 1]), wanted) for r in range(group.size())]
+        own, given[me], taken[me] = given[me], (0, 0), (0, 0)
+        ctx.plan = x.shape, dim - 1, held, wanted, own, given, taken, group
         x_BTHWC, d = x.movedim(1, -1), dim - 1
-        shape = list(x_BTHWC.shape)
-        shape[d] = stop - first
-        out_BTHWC = x.new_empty(shape)
-
-        def part(lo: int, hi: int) -> Tensor:
-            return out_BTHWC.narrow(d, lo - first, max(0, hi - lo))
-
-        part(first, min(0, stop)).zero_()
-        part(max(cuts[-1], first), stop).zero_()
-        lo, hi = _overlap(cuts[me : me + 2], read[me])
-        part(lo, hi).copy_(x_BTHWC.narrow(d, lo - cuts[me], hi - lo))
-        for (lo, hi), piece in zip(
-            taken, _swap([x_BTHWC.narrow(d, lo - cuts[me], hi - lo) for lo, hi in given], taken, d, group), strict=True
-        ):
-            part(lo, hi).copy_(piece)
+        out_BTHWC = x.new_empty([wanted[1] - wanted[0] if i == d else n for i, n in enumerate(x_BTHWC.shape)])
+        for outside in ((wanted[0], min(0, wanted[1])), (max(cuts[-1], wanted[0]), wanted[1])):
+            _part(out_BTHWC, d, wanted, outside).zero_()
+        _part(out_BTHWC, d, wanted, own).copy_(_part(x_BTHWC, d, held, own))
+        received = _swap([_part(x_BTHWC, d, held, span) for span in given], taken, d, group)
+        for span, piece in zip(taken, received, strict=True):
+            _part(out_BTHWC, d, wanted, span).copy_(piece)
         return out_BTHWC.movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dim, cuts, read, group = ctx.args
-        given, taken = ctx.needed
-        me, first, d = group.rank(), read[group.rank()][0], dim - 1
-        g_BTHWC = grad.movedim(1, -1)
-        b, c, t, h, w = ctx.shape
-        dx_BTHWC = grad.new_zeros(b, t, h, w, c)
-        lo, hi = _overlap(cuts[me : me + 2], read[me])
-        dx_BTHWC.narrow(d, lo - cuts[me], hi - lo).copy_(g_BTHWC.narrow(d, lo - first, hi - lo))
-        back = _swap([g_BTHWC.narrow(d, lo - first, hi - lo) for lo, hi in taken], given, d, group)
-        for (lo, hi), piece in zip(given, back, strict=True):
-            dx_BTHWC.narrow(d, lo - cuts[me], hi - lo).add_(piece)
+        (b, c, t, h, w), d, held, wanted, own, given, taken, group = ctx.plan
+        g_BTHWC, dx_BTHWC = grad.movedim(1, -1), grad.new_zeros(b, t, h, w, c)
+        _part(dx_BTHWC, d, held, own).copy_(_part(g_BTHWC, d, wanted, own))
+        received = _swap([_part(g_BTHWC, d, wanted, span) for span in taken], given, d, group)
+        for span, piece in zip(given, received, strict=True):
+            _part(dx_BTHWC, d, held, span).add_(piece)
         return dx_BTHWC.movedim(-1, 1), None, None, None, None
 
 
-def _overlap(held: list[int], read: tuple[int, int]) -> tuple[int, int]:
-    first = max(held[0], read[0])
-    return first, max(first, min(held[1], read[1]))
+def _common(a: Span, b: Span) -> Span:
+    first, stop = max(a[0], b[0]), min(a[1], b[1])
+    return (first, stop) if first < stop else (0, 0)
 
 
-def _pieces(
-    cuts: Cuts, read: list[tuple[int, int]], group: ProcessGroup
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """By rank: the range that this rank gives to it, and the range that it takes from it."""
-    me = group.rank()
-    given = [_overlap(cuts[me : me + 2], r) for r in read]
-    taken = [_overlap(cuts[r : r + 2], read[me]) for r in range(group.size())]
-    given[me] = taken[me] = (cuts[me], cuts[me])  # own values stay
-    return given, taken
+def _part(x: Tensor, d: int, held: Span, span: Span) -> Tensor:
+    """`span` of a tensor that holds `held` along d."""
+    return x.narrow(d, span[0] - held[0], span[1] - span[0]) if span[0] < span[1] else x.narrow(d, 0, 0)
 
 
-def _swap(pieces: list[Tensor], wanted: list[tuple[int, int]], d: int, group: ProcessGroup) -> list[Tensor]:
+def _swap(pieces: list[Tensor], wanted: list[Span], d: int, group: ProcessGroup) -> list[Tensor]:
     """Piece r to rank r; what came from each, of the lengths `wanted` along d. One all-to-all."""
-    shapes = [[hi - lo if i == d else n for i, n in enumerate(p.shape)] for p, (lo, hi) in zip(pieces, wanted)]
+    shapes = [[b - a if i == d else n for i, n in enumerate(pieces[0].shape)] for a, b in wanted]
     sent, received = [p.numel() for p in pieces], [torch.Size(s).numel() for s in shapes]
     flat = torch.cat([p.reshape(-1) for p in pieces])
     out = flat.new_empty(sum(received))
     dist.all_to_all_single(out, flat, received, sent, group)
-    return [piece.view(shape) for piece, shape in zip(out.split(received), shapes)]
+    return [piece.view(shape) for piece, shape in zip(out.split(received), shapes, strict=True)]
 
 
 class _Division:
@@ -195,6 +181,7 @@ class _Division:
 
     def attach(self, module: nn.Module, level: int) -> None:
         """Let the layers of a module at a resolution see their neighbours' values."""
+        upsampled = {unit.conv2 for unit in module.modules() if isinstance(unit, UpsampleRes)}
         for layer in module.modules():
             if isinstance(layer, GroupNorm):
                 layer.total = partial(self.total, (ROWS,) if layer.per_frame else (TIME, ROWS))
@@ -205,7 +192,7 @@ class _Division:
             elif windows := _windows(layer):
                 for dim in self.axes.keys() & windows.keys():
                     _pad_nothing(layer, dim)
-                self.fetch(layer, level, windows)
+                self.fetch(layer, level + (layer in upsampled), windows)
 
     def fetch(self, layer: nn.Module, level: int, windows: dict[int, Window]) -> None:
         used = [(axis, windows[dim]) for dim, axis in self.axes.items() if dim in windows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from copy import deepcopy
+from functools import cache
 
 import pytest
 
@@ -16,14 +17,16 @@ from stepvideo.training import recipe_command
 from stepvideo.training.recipe import TABLE_6, Batch, Printed, faults, table_faults
 
 
-def configs(overrides: list[str]) -> dict:
+@cache
+def configs(profile: str) -> dict:
+    overrides = [f"profile={profile}"]
     nodes = build(compose(["weights.text=shipped", "weights.vae=shipped", *overrides]))
     return {n.name: n.config for n in nodes if n.kind == "train"}
 
 
 @pytest.fixture(scope="module")
 def released() -> dict:
-    return configs(["profile=30b"])
+    return configs("30b")
 
 
 def test_printed_numbers_are_intervals():
@@ -81,5 +84,5 @@ def test_the_command(released, capsys):
 
 @pytest.mark.parametrize(("profile", "parameters"), [("30b", 29_342_478_400), ("4b", 4.0e9)])
 def test_profiles_have_their_size_in_every_stage(profile, parameters):
-    for config in configs([f"profile={profile}"]).values():
+    for config in configs(profile).values():
         assert dit_parameters(DiTConfig(**config["dit"])).total == pytest.approx(parameters, rel=0.02)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from stepvideo.evaluation.collect import Collected, Curve, label
+from stepvideo.evaluation.switches import chained, families, switches
 from stepvideo.svg import Mark, Series, bar_chart, line_chart, smooth
 
 
@@ -17,22 +17,19 @@ def curves_html(curves: Sequence[Curve]) -> str:
     Stages NAME.s1, NAME.s2, … continue each other on other data: one line with a mark at every switch. NAME.1, NAME.2,
     … are parallel runs: lines over each other.
     """
-    families: dict[str, list[Curve]] = {}
-    for c in curves:
-        families.setdefault(re.sub(r"\.s?\d+$", "", c.stage), []).append(c)
     out = []
-    for name, members in families.items():
-        chained = all(re.search(r"\.s\d+$", c.stage) for c in members)
+    for name, members in families(curves).items():
         for column in ("loss", "grad_norm"):
-            series, marks = _chain(members, column) if chained else (_parallel(members, column), [])
+            series, marks = _chain(members, column) if chained(members) else (_parallel(members, column), [])
             word = "loss" if column == "loss" else "gradient norm"
             if plot := line_chart(f"{label(name)}: {word}", series, log=column == "grad_norm", marks=marks):
-                out.append(f"<div>{plot}</div>")
+                out.append(f"<div>{plot}{_drops(members) if column == 'loss' else ''}</div>")
     if not out:
         return ""
     return (
         "<p>Bold lines are moving averages, pale ones the steps themselves. A dashed line marks a change of data set: "
-        "the loss of another set is not comparable, because its easiest reachable loss is another one.</p>"
+        "the loss of another set is not comparable, because its easiest reachable loss is another one. The step there "
+        "is that of lines through the steps before and after it, with its 95 % interval.</p>"
         f'<div class="plots">{"".join(out)}</div>'
     )
 
@@ -46,6 +43,15 @@ def _chain(members: Sequence[Curve], column: str) -> tuple[list[Series], list[Ma
         series += [Series("", points, faint=True), Series("", smooth(points))]
         start += c.rows[-1][0] + 1
     return series, marks
+
+
+def _drops(members: Sequence[Curve]) -> str:
+    """The loss at each switch of data, before minus after, with its interval."""
+    said = [
+        f"{s.before} → {s.after}: {-s.drop.value:+.3g} ({-s.drop.high:+.3g} to {-s.drop.low:+.3g}), {s.verdict}"
+        for s in (switches(members) if chained(members) else [])
+    ]
+    return f"<p><small>Loss at the switch: {escape('; '.join(said))}.</small></p>" if said else ""
 
 
 def _parallel(members: Sequence[Curve], column: str) -> list[Series]:

@@ -14,6 +14,7 @@ from stepvideo.evaluation.config import ReportConfig
 from stepvideo.evaluation.page import Film, Shown, claims_html, films_html, gate_html, page, scores_html
 from stepvideo.evaluation.page_data import curves_html, funnel_html, lineage_html
 from stepvideo.evaluation.results import as_json, by_split, clustered_rates, rates
+from stepvideo.evaluation.switches import chained, families, switches
 from stepvideo.stage import StageContext
 
 TYPES = {".mp4": "video/mp4", ".png": "image/png"}
@@ -69,10 +70,12 @@ def figures(data: Collected, found: Sequence[Claim]) -> dict[str, Any]:
             "splits": splits,
         }
     curves = {c.stage: {"columns": c.columns, "last": c.rows[-1], "steps": len(c.rows)} for c in data.curves}
+    chains = {name: members for name, members in families(data.curves).items() if chained(members)}
     return {
         "models": models,
         "claims": [c.as_dict() for c in found],
         "curves": curves,
+        "switches": {name: [s.as_dict() for s in switches(members)] for name, members in chains.items()},
         "curate": data.curate,
         "subsets": data.subsets,
         "lineage": data.lineage,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -148,7 +149,8 @@ class StageModule(L.LightningModule):
             if self.ema is not None:
                 self.ema.update(step)
         self.done = step + 1
-        self.curve.append([step, loss, outputs["grad_norm"]])
+        if math.isfinite(loss) and math.isfinite(outputs["grad_norm"]):  # a mean over the record stays a number
+            self.curve.append([step, loss, outputs["grad_norm"]])
         # Lightning wants a tensor under this name
         return {**outputs, "loss": torch.tensor(loss), "lr": self.opts()[0].param_groups[0]["lr"]}
 

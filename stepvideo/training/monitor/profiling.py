@@ -59,7 +59,7 @@ class ProfileSteps(Callback):
     def __init__(self, steps: int, speed: Speed) -> None:
         self.steps, self.speed = steps, speed
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.phased = False
+        self.phased = self.running = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
@@ -70,7 +70,7 @@ class ProfileSteps(Callback):
             setattr(pl_module, method, self._timed(getattr(pl_module, method), phase))
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])]
         self.profiler = profile(activities=activities)
-        self.count, self.running = 0, False
+        self.count = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         self.phased = self.count >= WARM + self.steps and self.count < WARM + 2 * self.steps

@@ -179,7 +179,7 @@ PLANS = {"zero0": {"zero": 0}, "zero1": {"zero": 1}, "zero3": {"zero": 3}, "full
 def test_two_ranks_learn_as_one():
     """FSDP2 with frozen weights beside adapters, and the network without adapters in the same step."""
     alone = three_steps(TrainParallelConfig(zero=0), 1)
-    assert alone[0][2] < 0.99 * alone[0][0], "they do learn"
+    assert alone[0][2] < alone[0][1] < alone[0][0], "they do learn"
     base = network().state_dict()
     still = {k.replace(".base_layer.", "."): v for k, v in alone[2].items() if "lora_" not in k}
     assert still.keys() == base.keys() and all(torch.equal(still[k], base[k]) for k in base)

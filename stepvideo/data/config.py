@@ -29,7 +29,7 @@ class LatentsConfig(StageConfig):
     shard_mb: int = 256  # a shard is closed when it has so many megabytes
     max_failed: float = 0.05  # share of clips that may fail to decode; they are left out and reported
     on_the_fly: bool = False  # cache no moments, only buckets and text: training encodes the clips itself
-    stats_clips: int = 256  # clips that the statistics come from, if encoded on the fly
+    stats_clips: int = 256  # clips of each bucket that the statistics come from, if encoded on the fly
     precision: str = "bf16-mixed"
 
     def __post_init__(self) -> None:

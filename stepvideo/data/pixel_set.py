@@ -18,10 +18,10 @@ from stepvideo.data.buckets import Bucket
 from stepvideo.data.clips import Clip, load_catalog
 from stepvideo.data.encoding import encode_pixels, latents
 from stepvideo.data.frames import window
-from stepvideo.data.latent_cache import ClipSet, LatentCache
+from stepvideo.data.latent_cache import ClipSet, LatentCache, LatentSet
 from stepvideo.data.source import Batch
 from stepvideo.diffusion.latent_stats import LatentStats
-from stepvideo.errors import ArtifactError
+from stepvideo.errors import ArtifactError, ConfigError
 from stepvideo.models.video_vae import VideoVAE
 
 STAND_INS = 8  # clips of a bucket that may fail one after the other
@@ -81,6 +81,24 @@ class PixelSet(ClipSet):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "clips"}
+
+
+def clip_set(
+    cache: LatentCache, kind: str, resolution: str, catalog: Path | None, ids: Sequence[str] | None = None
+) -> LatentSet | PixelSet:
+    """What a latents artifact was made for: cached latents, or the clips of `catalog` to encode on the fly.
+
+    Raises:
+        ConfigError: clips are needed and there is no catalog.
+    """
+    if not cache.settings["on_the_fly"]:
+        return LatentSet(cache, kind, resolution, ids)
+    if catalog is None:
+        raise ConfigError(
+            f"the latent cache {cache.root} holds no latents (on_the_fly=true): training from it needs the "
+            "curated clips and the VAE as inputs (curate, vae); or cache latents with on_the_fly=false"
+        )
+    return PixelSet(cache, kind, resolution, catalog, ids)
 
 
 def prepare(batch: Batch, vae: VideoVAE, stats: LatentStats, precision: str) -> Batch:

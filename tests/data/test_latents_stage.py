@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,20 @@ from latent_cache import context
 
 from stepvideo import storage
 from stepvideo.data import latents
+from stepvideo.data.balance import Plan
+from stepvideo.data.balance_config import BalanceConfig
 from stepvideo.data.buckets import Bucket
 from stepvideo.data.clips import load_catalog, read_clip
 from stepvideo.data.encoding import encode_pixels
-from stepvideo.data.flow_draws import gaussian
+from stepvideo.data.flow_draws import Draws, gaussian
+from stepvideo.data.flow_source import FlowSource
 from stepvideo.data.frames import cover
 from stepvideo.data.latent_cache import LatentCache, LatentSet, vae_digest
-from stepvideo.data.pixel_set import PixelSet, prepare
+from stepvideo.data.loader import step_loader
+from stepvideo.data.pixel_set import PixelSet, clip_set, prepare
 from stepvideo.data.text_cache import TextCache
-from stepvideo.errors import ArtifactError, Preempted, StepVideoError
+from stepvideo.diffusion.config import TimestepConfig
+from stepvideo.errors import ArtifactError, ConfigError, Preempted, StepVideoError
 from stepvideo.models.checkpoints import load_vae
 from stepvideo.models.text_encoders import load_text_encoders
 
@@ -156,8 +162,11 @@ def test_latents_made_on_the_fly_equal_cached_ones(made, inputs, tmp_path):
     assert not list(ctx.out.glob("video_*/*")) and list(ctx.out.glob("text/*"))
     with pytest.raises(ArtifactError, match="on_the_fly=True, this needs on_the_fly=False"):
         LatentSet(ctx.out, "video", "low")
-    vae, cached = load_vae(inputs["vae"]), LatentSet(made, "video", "low")
-    pixels = PixelSet(ctx.out, "video", "low", inputs["curate"], cached.ids())
+    vae, cached = load_vae(inputs["vae"]), clip_set(LatentCache(made), "video", "low", None)
+    assert isinstance(cached, LatentSet)
+    pixels = clip_set(LatentCache(ctx.out), "video", "low", inputs["curate"], cached.ids())
+    with pytest.raises(ConfigError, match="needs the curated clips and the VAE"):
+        clip_set(LatentCache(ctx.out), "video", "low", None)
     for i in range(len(cached)):
         eps = gaussian(cached.shape(cached.bucket(i)), 0, "posterior", i)
         row, sample, failed = pixels.sample(i, eps)
@@ -166,6 +175,29 @@ def test_latents_made_on_the_fly_equal_cached_ones(made, inputs, tmp_path):
         assert row == i and not failed and pixels.bucket(i) == cached.bucket(i)
         assert torch.allclose(x1, cached.latent(i, eps), atol=0.02, rtol=0.01)
     assert prepare({"x1": 1}, vae, cached.stats, "32-true") == {"x1": 1}
+
+
+def test_batches_encoded_on_the_fly_equal_cached_ones(made, inputs):
+    """Decoded by a loader process, encoded here: the same clips, draws and captions."""
+    vae, text = load_vae(inputs["vae"]), TextCache(made)
+    cached, stills = (LatentSet(made, kind, "low") for kind in ("video", "image"))
+    ids = cached.ids()
+    pixels = PixelSet(made, "video", "low", inputs["curate"], ids), PixelSet(made, "image", "low", inputs["curate"])
+    sizes = {b: len(rows) for b, rows in cached.buckets.items()}
+    balance = BalanceConfig(packs=2, batch_size=2, video_to_image=1.0)
+    plan = Plan({**dict.fromkeys(sizes, 2.0), "1x32x32": 1.0}, sizes, len(stills), balance, 0)
+    draws = Draws(0, TimestepConfig(), {"short": 0.5, "dense": 0.5})
+    known = step_loader(FlowSource(cached, stills, text, plan, draws), range(3))
+    fresh = step_loader(FlowSource(*pixels, text, plan, draws), range(3), workers=1)
+    for a, b in zip(known, fresh, strict=True):
+        for one, raw in zip(a["micro"], b["micro"], strict=True):
+            assert raw["pixels"].dtype == torch.uint8 and "x1" not in raw
+            two = prepare(raw, vae, cached.stats, "32-true")
+            assert one.keys() == two.keys()
+            assert torch.allclose(one["x1"], two["x1"], atol=0.02, rtol=0.01)
+            for name in one.keys() - {"x1"}:
+                same = torch.equal if isinstance(one[name], torch.Tensor) else operator.eq
+                assert same(one[name], two[name]), name
 
 
 def test_others_stand_in_for_damaged_clips(made, inputs, tmp_path):

@@ -115,6 +115,7 @@ def step_loader(
         pin_memory=pin and torch.cuda.is_available(),
         multiprocessing_context=context,
         worker_init_fn=_alone,
+        generator=torch.Generator(),  # else it takes a number from the global one, and resuming is not exact
     )
     return StepLoader(loader, steps, max_failed)
 

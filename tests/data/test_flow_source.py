@@ -143,7 +143,9 @@ def test_worker_processes_give_the_same_in_order(mixed, workers):
     data = source(mixed)
     here = list(step_loader(data, range(0, 7), rank=1, ranks=2))
     assert [b["step"] for b in here] == list(range(7))
+    before = torch.get_rng_state()
     there = list(step_loader(data, range(3, 7), rank=1, ranks=2, workers=workers))  # as after a restart at step 3
+    assert torch.equal(torch.get_rng_state(), before)
     assert len(there) == 4 and equal(here[3:], there)
 
 

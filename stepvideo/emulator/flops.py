@@ -26,7 +26,7 @@ def block_flops(cfg: DiTConfig, frames: int, height: int, width: int, text_len: 
 
 
 def flops(cfg: DiTConfig, frames: int, height: int, width: int, text_len: int, clip_len: int = 0) -> int:
-    """Forward operations of the whole network for one sample; training costs three times as much.
+    """Forward operations of the whole network for one sample; training costs three times as much (`training_flops`).
 
     Args:
         frames, height, width: latent size.
@@ -39,3 +39,14 @@ def flops(cfg: DiTConfig, frames: int, height: int, width: int, text_len: int, c
     embedders = 2 if cfg.use_additional_conditions else 1
     time = 2 * (embedders * (256 * d + d * d) + 6 * d * d)
     return block_flops(cfg, frames, height, width, text_len) + ends + text + time
+
+
+def training_flops(cfg: DiTConfig, frames: int, height: int, width: int, text_len: int, clip_len: int = 0) -> int:
+    """Forward and backward operations of the whole network for one sample, without recomputation: what MFU counts.
+
+    Three times the forward, less the gradients of the network's inputs, which nobody asks for. Arguments as of `flops`.
+    """
+    s, d = video_tokens(cfg, frames, height, width), cfg.inner_dim
+    inputs = s * cfg.patch_size**2 * cfg.patch_channels + (text_len - clip_len) * cfg.caption_channels[0]
+    inputs += clip_len * cfg.caption_channels[-1] + 256 * (2 if cfg.use_additional_conditions else 1)
+    return 3 * flops(cfg, frames, height, width, text_len, clip_len) - 2 * inputs * d

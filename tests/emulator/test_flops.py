@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepvideo.emulator.flops import block_flops, flops
+from stepvideo.emulator.flops import block_flops, flops, training_flops
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
 
@@ -21,6 +21,18 @@ def test_equals_torchs_count(image_to_video, variant):
         with FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, 3, 8, 4, 6), torch.zeros(1, 10, 48), torch.zeros(1, 5, 24), torch.zeros(1), **extra)
     assert counter.get_total_flops() == flops(cfg, 3, 4, 6, text_len=15, clip_len=5)
+
+
+@pytest.mark.parametrize("variant", [{}, {"patch_size": 2}, {"attention": "spatial_temporal"}, {"block": "mmdit"}])
+def test_equals_torchs_count_of_a_training_step(variant):
+    """On a CPU, whose attention is plain products here; of fused ones torch counts what the backward recomputes."""
+    cfg = DiTConfig(4, 32, 4, 8, 6, caption_channels=[48, 24], **variant)
+    dit = DiT(cfg)
+    dit.init_weights(torch.Generator().manual_seed(0))
+    arguments = torch.zeros(2, 3, 8, 4, 6), torch.zeros(2, 10, 48), torch.zeros(2, 5, 24), torch.zeros(2)
+    with FlopCounterMode(display=False) as counter:
+        dit(*arguments).sum().backward()
+    assert counter.get_total_flops() == 2 * training_flops(cfg, 3, 4, 6, text_len=15, clip_len=5)
 
 
 @pytest.mark.parametrize(("frames", "tflop"), [(1, 344.0), (12, 6143.1), (24, 16809.8), (36, 32005.4)])

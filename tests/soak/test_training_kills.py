@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from killed_stages import STAGES, Command, finished, killed, make_inputs, prepare
+from killed_stages import STAGES, Command, finished, killed, make_inputs, prepare, reshard
 
 pytestmark = pytest.mark.soak
 
@@ -18,3 +18,9 @@ def test_killed_three_times(inputs, tmp_path, name):
     whole = finished(prepare(name, inputs, tmp_path / "whole"), Command)
     for seed in range(2):
         assert killed(prepare(name, inputs, tmp_path / f"killed{seed}"), kills=3, seed=seed, run=Command) == whole
+
+
+@pytest.mark.parametrize("before", [{"zero": 1}, {"zero": 3}, {"tensor": 2}, {"ulysses": 2}], ids=str)
+@pytest.mark.parametrize("after", [{"zero": 2}, {"tensor": 2}, {"ulysses": 2}], ids=str)
+def test_killed_on_four_ranks_and_continued_on_two(inputs, tmp_path, before, after):
+    reshard(inputs, tmp_path, before, after)

@@ -17,6 +17,7 @@ from stepvideo.models.config import (
 )
 from stepvideo.models.layout import PARTS
 from stepvideo.parallel.config import TrainParallelConfig
+from stepvideo.training.lora_config import LoRAConfig
 from stepvideo.training.monitor.config import GuardConfig, MonitorConfig
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -97,7 +98,11 @@ class TextConfig(TrainStageConfig):
 
 @dataclass
 class VAETrainConfig(TrainStageConfig):
-    """One stage of Video-VAE training (report §4.1.4). Stage 2 starts from stage 1's backbone."""
+    """One stage of Video-VAE training (report §4.1.4). Stage 2 starts from stage 1's backbone.
+
+    `unfreeze` says from which step on a part learns; what it does not name learns from the start. Parts: dual_path,
+    mid, backbone, or the beginning of parameters' names (`decoder.up.3`), of which the longest counts.
+    """
 
     vae: VAEConfig = field(default_factory=VAEConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -106,6 +111,7 @@ class VAETrainConfig(TrainStageConfig):
     sizes: list[int] = field(default_factory=lambda: [64, 48])  # square pixel sizes, one a step
     image_share: float = 0.2  # share of steps on single images
     images_per_clip: int = 4  # images that replace one clip in an image step
+    joint_images: int = 0  # images beside the clips of every step, in micro-batches of their own; needs image_share=0
     lengths: list[int] = field(default_factory=lambda: [17, 9])  # frames of a clip, one length a step
     crop: int = 0  # side of crops of the largest size; 0: none
     crop_share: float = 0.0  # share of steps on crops
@@ -119,16 +125,24 @@ class VAETrainConfig(TrainStageConfig):
     l2: float = 0.0  # on top of the report's L1; steadier colours in very short trainings
     perceptual_frames: int = 4  # frames of a clip that the perceptual loss sees
     gan: float = 0.0  # weight of the adversarial loss, scaled by the ratio of gradients at the last layer
-    gan_from: int = 0  # step at which it sets in
-    unfreeze_mid: int = 0  # stage 2: step at which the mid blocks join the dual paths
-    unfreeze_backbone: int = 0  # … and the backbone
+    gan_when: str = "step"  # sets in at step `gan_from`, or once the other losses have: step | converged
+    gan_from: int = 0  # converged: not before it
+    gan_window: int = 200  # converged: when the mean loss of so many steps is less than `gan_gain` …
+    gan_gain: float = 0.01  # … below that of as many steps before them, as a share of it
+    unfreeze: dict[str, int] = field(default_factory=dict)  # part: first step in which it learns
     precision: str = "bf16-mixed"
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, ema=0.99))
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
         _positive(steps=self.steps, batch_size=self.batch_size)
-        _positive(crops_per_clip=self.crops_per_clip, crop_tries=self.crop_tries)
+        _positive(crops_per_clip=self.crops_per_clip, crop_tries=self.crop_tries, gan_window=self.gan_window)
+        _one_of("gan_when", self.gan_when, ("step", "converged"))
+        if self.joint_images and self.image_share:
+            raise ValueError(
+                f"joint_images={self.joint_images} with image_share={self.image_share}: with images in every step "
+                "there are no steps on images alone; set image_share=0"
+            )
         factor = 16 if self.vae.dual_path else 8
         for size in self.sizes:
             if size % factor:
@@ -181,6 +195,7 @@ class TrainConfig(TrainStageConfig):
     snapshots: int = 1  # models kept along the way, evenly spaced; the last is always kept
     precision: str = "bf16-mixed"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # handed over as the model's defaults
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(name="muon", lr=1e-3, ema=0.99))
 
     def __post_init__(self) -> None:
@@ -256,6 +271,7 @@ class DPOConfig(TrainStageConfig):
     beta: float = 100.0
     timesteps: TimestepConfig = field(default_factory=TimestepConfig)
     precision: str = "bf16-mixed"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, ema=0.0))
 
     def __post_init__(self) -> None:
@@ -283,4 +299,5 @@ class TurboConfig(TrainStageConfig):
     weight: str = "none"  # of the loss over t: none | eq10_printed | eq10_source
     precision: str = "bf16-mixed"
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=8, cfg_schedule="diminishing"))
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(name="muon", lr=3e-4, ema=0.99))

@@ -17,6 +17,7 @@ from stepvideo.diffusion.path import velocity
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.models.dit import DiT
 from stepvideo.stage import StageContext
+from stepvideo.training import lora
 from stepvideo.training.config import DPOConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import TEXT_KEYS, predict, save_model
@@ -49,18 +50,23 @@ class DPOModule(StageModule):
     def __init__(self, cfg: DPOConfig, policy: DiT, pairs: dict[str, Tensor]) -> None:
         super().__init__(cfg.optim, cfg.steps)
         self.cfg, self.net, self.source = cfg, policy, PairSource(cfg, pairs)
-        self.reference = copy.deepcopy(policy).requires_grad_(False).eval()
+        # with adapters the policy without them is the reference
+        self.reference = None if cfg.lora.rank else copy.deepcopy(policy).requires_grad_(False).eval()
 
     def fixed(self) -> dict[str, nn.Module]:
-        return {"reference": self.reference}
+        return {} if self.reference is None else {"reference": self.reference}
+
+    def _reference(self, both: Batch, x1: Tensor) -> Tensor:
+        off = lora.adapters_off(self.net) if self.reference is None else torch.no_grad()
+        with off:
+            return predict(self.reference or self.net, both, both["noise"], x1, both["t"])
 
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         both = {k: torch.cat([batch[k], batch[k]]) for k in (*TEXT_KEYS, "noise", "t")}
         x1 = torch.cat([batch["winner"], batch["loser"]])
         target = velocity(both["noise"], x1)
+        ref_w, ref_l = velocity_loss(self._reference(both, x1), target).chunk(2)
         policy_w, policy_l = velocity_loss(predict(self.net, both, both["noise"], x1, both["t"]), target).chunk(2)
-        with torch.no_grad():
-            ref_w, ref_l = velocity_loss(predict(self.reference, both, both["noise"], x1, both["t"]), target).chunk(2)
         dpo = dpo_loss(policy_w, policy_l, ref_w, ref_l, self.cfg.beta)
         batch["each"] = dpo.loss.detach()
         return dpo.loss.mean(), dpo.logs()
@@ -71,11 +77,12 @@ def run(ctx: StageContext) -> dict[str, float]:
     cfg: DPOConfig = ctx.config
     pairs = load_file(ctx.inputs["pairs"] / "pairs.safetensors")
     policy = load_dit(ctx.inputs["init"], dtype=torch.float32)
+    lora.apply(policy, cfg.lora, cfg.seed, cfg.runtime.parallel.tensor)
     module = DPOModule(cfg, policy, pairs)
     trained = fit(module, ctx, cfg.precision, cost=dit_cost(policy.cfg, 2 * (TRAINED + 1), "winner"))
     if ctx.rank:
         return {}
-    policy = cast(DiT, trained["net"])
+    policy = lora.hand_over(cast(DiT, trained["net"]), cfg.lora, ctx.out)
     save_model(policy, ctx.out, ctx.inputs["init"], None, None)
     write_curve(module, ctx)
     drift = _distance(policy, load_dit(ctx.inputs["init"], dtype=torch.float32))

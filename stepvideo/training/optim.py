@@ -25,7 +25,7 @@ def optimizers(named: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> l
 
 def _for_muon(name: str, p: nn.Parameter) -> bool:
     """Hidden matrices and filters; embeddings, tables and the layers next to pixels or latents are AdamW's."""
-    if any(part in name for part in ("conv_in.", "decoder.conv_out.", "table", "embed")):
+    if any(part in name for part in ("conv_in.", "decoder.conv_out.", "table", "embed", "lora_")):
         return False
     return p.ndim > 2 or (p.ndim == 2 and "blocks" in name)
 
@@ -118,7 +118,8 @@ class EMA:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.params = dict(module.named_parameters())
+        given = getattr(module, "given", ())
+        self.params = {n: p for n, p in module.named_parameters() if n not in given}
         self.shadow = {n: p.detach().clone().float() for n, p in self.params.items()}
 
     @torch.no_grad()

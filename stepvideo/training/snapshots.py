@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from stepvideo.models.checkpoints import save_dit
 from stepvideo.models.dit import DiT
 from stepvideo.stage import StageContext
+from stepvideo.training import lora
 from stepvideo.training.module import StageModule
 
 
@@ -34,6 +35,7 @@ class Snapshots(Callback):
             return
         tmp = self.ctx.work / "snapshot.tmp"
         shutil.rmtree(tmp, ignore_errors=True)
+        lora.merge(whole)
         save_dit(cast(DiT, whole), tmp)
         self._path(step).parent.mkdir(exist_ok=True)
         tmp.rename(self._path(step))

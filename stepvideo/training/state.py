@@ -34,7 +34,8 @@ def train_state(module: StageModule) -> State:
     for part, net in module.trained().items():
         for name, p in named_tensors(net):
             names[id(p)] = key = f"{part}/{name}"
-            tensors[f"model/{key}"] = p.detach()
+            if name not in getattr(net, "given", ()):  # weights beside adapters: they are where they came from
+                tensors[f"model/{key}"] = p.detach()
     counts: dict[str, float] = {}
     for optimizer in module.trainer.optimizers:
         for p, entries in started(optimizer):

@@ -21,6 +21,7 @@ from stepvideo.models.checkpoints import load_dit
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
 from stepvideo.stage import StageContext
+from stepvideo.training import lora
 from stepvideo.training.config import TrainConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import flow_loss, save_model
@@ -58,6 +59,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     else:
         dit = DiT(cfg.dit)
         dit.init_weights(torch.Generator().manual_seed(cfg.seed))
+    lora.apply(dit, cfg.lora, cfg.seed, cfg.runtime.parallel.tensor)
     plan = make_plan(cfg, dit.cfg, cache, text, videos, images)
     for note in plan.notes:
         ctx.sink.event("balance", note=note)
@@ -69,7 +71,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     trained = fit(module, ctx, cfg.precision, callbacks=[snapshots], cost=dit_cost(dit.cfg), held_out=judges)
     if ctx.rank:
         return {}
-    dit = cast(DiT, trained["net"])
+    dit = lora.hand_over(cast(DiT, trained["net"]), cfg.lora, ctx.out)
     longest = max((videos or images).buckets, key=Bucket.parse)  # type: ignore[union-attr]
     size = Bucket.parse(longest)
     like = ctx.inputs.get("init", cache.root)

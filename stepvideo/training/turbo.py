@@ -16,6 +16,7 @@ from stepvideo.diffusion.objectives import reflow_loss
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.models.dit import DiT
 from stepvideo.stage import StageContext
+from stepvideo.training import lora
 from stepvideo.training.config import TurboConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import predict, save_model
@@ -65,12 +66,15 @@ def run(ctx: StageContext) -> dict[str, float]:
     """Inputs: init (the aligned model), couplings, latents (text features). Output: a model in the released layout."""
     cfg: TurboConfig = ctx.config
     dit = load_dit(ctx.inputs["init"], dtype=torch.float32)
+    lora.apply(dit, cfg.lora, cfg.seed, cfg.runtime.parallel.tensor)
     couplings = load_file(ctx.inputs["couplings"] / "couplings.safetensors")
     torch.manual_seed(cfg.seed)
     module = TurboModule(cfg, dit, couplings, TextCache(ctx.inputs["latents"]))
     trained = fit(module, ctx, cfg.precision, cost=dit_cost(dit.cfg))
     if ctx.rank:
         return {}
-    save_model(cast(DiT, trained["net"]), ctx.out, ctx.inputs["init"], cfg.sampling, None)
+    save_model(
+        lora.hand_over(cast(DiT, trained["net"]), cfg.lora, ctx.out), ctx.out, ctx.inputs["init"], cfg.sampling, None
+    )
     write_curve(module, ctx)
     return {"loss": tail_mean(module), "first_loss": module.curve[0][1]}

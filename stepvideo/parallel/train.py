@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from stepvideo.diffusion.pipeline import best_device
 from stepvideo.errors import ConfigError
 from stepvideo.models.dit import DiT
-from stepvideo.parallel import fsdp
+from stepvideo.parallel import float8, fsdp
 from stepvideo.parallel.activation import POLICIES, recompute
 from stepvideo.parallel.config import TrainParallelConfig
 from stepvideo.parallel.gradients import add_up, clip_
@@ -90,7 +90,7 @@ class TrainParallel:
         optimizers afterwards. The computation's dtype is `precision`'s.
 
         Args:
-            precision: 32-true | bf16-mixed.
+            precision: 32-true | bf16-mixed | fp8 (of a DiT's blocks; the rest as bf16-mixed) | fp8-emulated.
             train: False for a fixed network (its parameters take no gradients).
             methods: names other than `forward` that are called.
 
@@ -101,6 +101,8 @@ class TrainParallel:
         if not train:
             net.requires_grad_(False)
         blocks = list(net.transformer_blocks) if isinstance(net, DiT) else []
+        if precision.startswith("fp8"):
+            float8.convert(blocks, self.device, self.cfg.tensor, emulate=precision == "fp8-emulated")
         if self.cfg.tensor > 1 or self.cfg.ulysses > 1:
             divided.partial = self._divide_dit(net)
         if train and blocks:

@@ -1,5 +1,5 @@
-"""fp8 products in the blocks by torchao: weights, activations and gradients are scaled to fp8, tensor by tensor and anew
-each time, and multiplied; everything else is as in bf16-mixed."""
+"""fp8 products in the blocks by torchao: weights, activations and gradients are scaled to fp8, each tensor by itself
+and anew each time, and multiplied; everything else is as in bf16-mixed."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def mixed(cfg: DiTConfig, precision: str, plan: TrainParallelConfig, world_size:
     reference = {n: p.grad for n, p in alone.named_parameters() if p.grad is not None}
     gaps = [cases.gap(p.grad, reference[n]) for n, p in net.named_parameters() if p.grad is not None]
     (dtype,) = {p.dtype for p in net.parameters()}
-    return float(losses[0] / losses[1] - 1), max(gaps), str(seen[0]), str(dtype)
+    return float((losses[0] / losses[1]).detach()) - 1, max(gaps), str(seen[0]), str(dtype)
 
 
 def by_methods(world_size: int, zero: int) -> float:

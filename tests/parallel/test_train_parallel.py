@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sharding_cases as cases
 
@@ -73,10 +75,8 @@ def test_bf16_computes_beside_fp32_weights(ranks, plan) -> None:
 
 
 def test_fp8_emulated_is_near(ranks) -> None:
-    for loss, grad, *_ in [
-        cases.mixed(DIT, "fp8-emulated", Plan(), 1),
-        *ranks(2, cases.mixed, DIT, "fp8-emulated", Plan(), 2),
-    ]:
+    alone = cases.mixed(DIT, "fp8-emulated", Plan(), 1)
+    for loss, grad, *_ in [alone, *ranks(2, cases.mixed, DIT, "fp8-emulated", Plan(), 2)]:
         assert 1e-6 < abs(loss) < 0.1 and 0.01 < grad < 0.5
 
 
@@ -88,13 +88,9 @@ def test_a_network_called_by_methods_and_unfrozen_later(ranks, zero) -> None:
 def test_what_is_recomputed() -> None:
     """Of two blocks with two attentions each; backward without recomputation has products of its own."""
     products = cases.recomputed(DIT, "none", 1.0)[1]
-    found = {p: cases.recomputed(DIT, p, 0.5) for p in ("none", "full", "fraction", "attention")}
-    assert {p: attentions for p, (attentions, _) in found.items()} == {
-        "none": 0,
-        "full": 4,
-        "fraction": 2,
-        "attention": 0,
-    }
+    expected = {"none": 0, "full": 4, "fraction": 2, "attention": 0}
+    found = {policy: cases.recomputed(DIT, policy, 0.5) for policy in expected}
+    assert {policy: attentions for policy, (attentions, _) in found.items()} == expected
     assert products < found["fraction"][1] < found["full"][1]
     assert found["attention"][1] == found["full"][1]
 
@@ -104,7 +100,7 @@ def test_ranks_talk(ranks) -> None:
     assert cases.talk(1) == (0.0, False, False, 7)
 
 
-SPACE_TIME = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8], attention="spatial_temporal")
+SPACE_TIME = replace(DIT, attention="spatial_temporal")
 
 
 @pytest.mark.parametrize(
@@ -112,16 +108,8 @@ SPACE_TIME = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8], attention="spat
     [
         (DIT, Plan(tensor=3), "parallel.tensor=3 x parallel.ulysses=1 = 3 does not divide 2 ranks"),
         (DIT, Plan(shard=4), "parallel.shard=4 does not divide the 2 data ranks (2 ranks / 1); give one of 1, 2"),
-        (
-            DiTConfig(3, 16, 2, 4, 4, caption_channels=[12, 8]),
-            Plan(tensor=2),
-            "parallel.tensor=2 does not divide 3 heads",
-        ),
-        (
-            DiTConfig(1, 16, 2, 4, 4, caption_channels=[12, 8]),
-            Plan(ulysses=2),
-            "parallel.ulysses=2 exceeds the 1 heads",
-        ),
+        (replace(DIT, num_attention_heads=3), Plan(tensor=2), "parallel.tensor=2 does not divide 3 heads"),
+        (replace(DIT, num_attention_heads=1), Plan(ulysses=2), "parallel.ulysses=2 exceeds the 1 heads"),
         (SPACE_TIME, Plan(tensor=2), "set parallel.sequence=false"),
         (SPACE_TIME, Plan(ulysses=2), "parallel.ulysses=2 divides full attention"),
         (DIT, Plan(tensor=2, compile=True, async_tensor=True), "needs CUDA devices, not cpu"),

@@ -113,7 +113,6 @@ def compare(found: Result, expected: Result) -> dict[str, float]:
         assert ours.keys() == theirs.keys()
         gaps |= {f"{kind} {name}": gap(ours[name], theirs[name]) for name in theirs}
     for kind in ("losses", "norms"):
-        gaps |= {
-            f"{kind} {i}": abs(a / b - 1) for i, (a, b) in enumerate(zip(found[kind], expected[kind], strict=True))
-        }
+        pairs = zip(found[kind], expected[kind], strict=True)
+        gaps |= {f"{kind} {i}": abs(a / b - 1) for i, (a, b) in enumerate(pairs)}
     return gaps

@@ -15,14 +15,15 @@ from stepvideo.data.buckets import Bucket
 from stepvideo.data.clips import load_ids
 from stepvideo.data.latent_cache import LatentCache, LatentSet
 from stepvideo.errors import StepVideoError
-from stepvideo.models.checkpoints import NETWORKS, save_vae
+from stepvideo.models.checkpoints import NETWORKS, load_dit, save_vae
 from stepvideo.models.config_files import dit_config
 from stepvideo.models.dit import DiT
 from stepvideo.models.video_vae import VideoVAE
 from stepvideo.stage import StageSpec
 from stepvideo.training import checkpoint_files as files
+from stepvideo.training import lora
 from stepvideo.training.checkpoint import read
-from stepvideo.training.config import TrainConfig
+from stepvideo.training.config import TrainConfig, VAETrainConfig
 from stepvideo.training.flow import save_model
 
 KINDS = ("train", "dpo", "turbo", "vae")
@@ -54,16 +55,16 @@ def export_checkpoint(stage_dir: Path, out: Path, step: int | None = None, ema: 
     folder = find(stage_dir / "work" / "fit", step)
     if ema and not cfg.optim.ema:
         raise StepVideoError(f"{stage_dir} keeps no averaged weights (optim.ema=0); leave --ema out")
-    net = NETWORKS["vae"].on_meta(cfg.vae) if spec.kind == "vae" else NETWORKS["dit"].on_meta(_dit(cfg, inputs))
-    count = fill(net.to_empty(device="cpu"), folder, ema)
+    net = _network(cfg, inputs)
+    count = fill(net, folder, ema)
     unfinished = out.with_name(f".{out.name}.tmp")
     storage.remove(unfinished)
-    if spec.kind == "vae":
-        save_vae(cast(VideoVAE, net), unfinished)
+    if isinstance(net, VideoVAE):
+        save_vae(net, unfinished)
     else:
-        like = inputs.get("init", inputs.get("latents"))
+        dit, like = lora.hand_over(cast(DiT, net), cfg.lora, unfinished), inputs.get("init", inputs.get("latents"))
         shape = _largest(cfg, inputs) if spec.kind == "train" else None
-        save_model(cast(DiT, net), unfinished, cast(Path, like), getattr(cfg, "sampling", None), shape)
+        save_model(dit, unfinished, cast(Path, like), getattr(cfg, "sampling", None), shape)
     unfinished.rename(out)
     return Exported(int(folder.name.removeprefix("step-")), count)
 
@@ -84,16 +85,24 @@ def find(root: Path, step: int | None = None) -> Path:
 
 
 def fill(net: nn.Module, folder: Path, ema: bool) -> int:
-    """Read `net`'s tensors, averaged ones where there are; how many."""
+    """Read the tensors that `net` learned, averaged ones if `ema`; how many."""
     averaged = {name for name, _ in net.named_parameters()} if ema else set()
-    state = {f"{'ema' if name in averaged else 'model'}/net/{name}": t for name, t in net.state_dict().items()}
+    learned = {name: t for name, t in net.state_dict().items() if name not in getattr(net, "given", ())}
+    state = {f"{'ema' if name in averaged else 'model'}/net/{name}": t for name, t in learned.items()}
     with torch.no_grad():
         read(folder, state)
     return len(state)
 
 
-def _dit(cfg: Any, inputs: Mapping[str, Path]) -> Any:
-    return dit_config(inputs["init"]) if "init" in inputs else cfg.dit
+def _network(cfg: Any, inputs: Mapping[str, Path]) -> nn.Module:
+    """The stage's network, with weights only where it learns beside them."""
+    if isinstance(cfg, VAETrainConfig):
+        return NETWORKS["vae"].on_meta(cfg.vae).to_empty(device="cpu")
+    if cfg.lora.rank:
+        dit = load_dit(inputs["init"], dtype=torch.float32)
+        lora.apply(dit, cfg.lora, cfg.seed)
+        return dit
+    return NETWORKS["dit"].on_meta(dit_config(inputs["init"]) if "init" in inputs else cfg.dit).to_empty(device="cpu")
 
 
 def _largest(cfg: TrainConfig, inputs: Mapping[str, Path]) -> dict[str, int]:

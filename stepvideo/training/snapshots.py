@@ -9,6 +9,7 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from stepvideo import storage
 from stepvideo.models.checkpoints import save_dit
 from stepvideo.models.dit import DiT
 from stepvideo.stage import StageContext
@@ -41,11 +42,10 @@ class Snapshots(Callback):
         tmp.rename(self._path(step))
 
     def hand_over(self) -> None:
-        """Move them into the artifact."""
-        for step in self.at:
-            folder = self.ctx.out / "snapshots" / self._path(step).name
-            folder.parent.mkdir(exist_ok=True)
-            self._path(step).rename(folder)
+        """Put them into the artifact."""
+        for step in self.at:  # linked, not moved: a run that is killed from here on needs them again
+            for path in storage.tree(self._path(step)):
+                storage.link_or_copy(path, self.ctx.out / path.relative_to(self.ctx.work))
 
     def _path(self, step: int) -> Path:
         return self.ctx.work / "snapshots" / f"step-{step:07d}"

@@ -16,8 +16,7 @@ def inputs(tmp_path_factory):
 @pytest.mark.parametrize("name", STAGES)
 def test_killed_three_times(inputs, tmp_path, name):
     whole = finished(prepare(name, inputs, tmp_path / "whole"), Command)
-    for seed in range(2):
-        assert killed(prepare(name, inputs, tmp_path / f"killed{seed}"), kills=3, seed=seed, run=Command) == whole
+    assert killed(prepare(name, inputs, tmp_path / "killed"), kills=3, seed=0, run=Command) == whole
 
 
 @pytest.mark.parametrize("before", [{"zero": 1}, {"zero": 3}, {"tensor": 2}, {"ulysses": 2}], ids=str)

@@ -74,6 +74,11 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {  # name: kind
         },
     ),
     "sft": ("train", ("latents", "subsets", "init"), {**DIT_TRAIN, "media": "videos", "subset": "sft_1"}),
+    "lora": (
+        "train",
+        ("latents", "subsets", "init"),
+        {**DIT_TRAIN, "media": "videos", "subset": "sft_1", "lora": {"rank": 2, "dropout": 0.1}},  # dropout draws
+    ),
     "dpo": ("dpo", ("init", "pairs"), {**ALIGN, "optim": {"lr": 1e-3, "warmup": 2}}),
     "turbo": ("turbo", ("init", "couplings", "latents"), {**ALIGN, "sampling": {"steps": 1, "cfg": 1.0}}),
 }

@@ -17,6 +17,7 @@ from stepvideo.models.checkpoints import load_dit
 from stepvideo.training import checkpoint_files as files
 from stepvideo.training import export_command
 from stepvideo.training.export import export_checkpoint
+from stepvideo.training.lora_config import LoRAConfig
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -42,6 +43,18 @@ def test_averaged_weights_are_those_of_the_snapshot(stage, tmp_path):
     assert (tmp_path / "ema" / "model_index.json").is_file() and load_dit(tmp_path / "ema").cfg.num_layers == 1
     export_checkpoint(stage, tmp_path / "last", EVERY)
     assert not same(load_file(tmp_path / "ema" / WEIGHTS), load_file(tmp_path / "last" / WEIGHTS))
+
+
+def test_adapters_are_merged(stage, tmp_path):
+    directory = prepare("lora", stage.parents[2] / "inputs", tmp_path / "store")
+    kill_after(directory, 2 * EVERY + 1, Forks)
+    export_checkpoint(directory, tmp_path / "out")
+    base, tuned = (load_file(d / WEIGHTS) for d in (stage.parents[2] / "inputs" / "init", tmp_path / "out"))
+    changed = {name for name in base if not torch.equal(base[name], tuned[name])}
+    assert base.keys() == tuned.keys() and {n.removeprefix("transformer_blocks.0.") for n in changed} == {
+        *(f"{layer}.weight" for layer in LoRAConfig().targets)
+    }
+    assert (tmp_path / "out" / "lora").is_dir()
 
 
 def test_the_command_takes_the_newest_intact_one(stage, tmp_path, capsys):

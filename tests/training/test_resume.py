@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from killed_stages import STAGES, Command, finished, killed, make_inputs, prepare, reshard
+
+from stepvideo.training.snapshots import Snapshots
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +29,14 @@ def test_by_the_command_that_anyone_can_give(inputs, tmp_path):
 
 def test_killed_on_four_ranks_and_continued_on_two(inputs, tmp_path):
     reshard(inputs, tmp_path, {"tensor": 2, "zero": 3}, {"tensor": 1, "zero": 1})
+
+
+def test_snapshots_are_still_there_after_a_kill_behind_the_hand_over(tmp_path):
+    for name in ("work", "out", "again"):
+        (tmp_path / name).mkdir()
+    weights = tmp_path / "work" / "snapshots" / "step-0000002" / "transformer" / "w.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    for out in (tmp_path / "out", tmp_path / "again"):  # a job that runs again begins with an empty folder
+        Snapshots(SimpleNamespace(steps=4), SimpleNamespace(work=tmp_path / "work", out=out), 2).hand_over()
+        assert (out / weights.relative_to(tmp_path / "work")).read_bytes() == b"weights"

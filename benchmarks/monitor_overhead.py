@@ -24,15 +24,15 @@ from lightning.pytorch.callbacks import Callback
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "toys"))
 
-from toy_flow import CONFIG, ToyFlow, flow_context  # noqa: E402
+from toy_flow import CONFIG, ToyFlow, flow_context  # noqa: E402 # pyright: ignore
 
 from stepvideo.models.config import DiTConfig  # noqa: E402
 from stepvideo.models.dit import DiT  # noqa: E402
 from stepvideo.training import fit as core  # noqa: E402
-from stepvideo.training.monitor.config import GuardConfig, MonitorConfig  # noqa: E402
 from stepvideo.training.monitor.cost import dit_cost  # noqa: E402
 from stepvideo.training.monitor.guard import Guard  # noqa: E402
 from stepvideo.training.monitor.watch import watchers  # noqa: E402
+from stepvideo.training.monitor_config import GuardConfig, MonitorConfig  # noqa: E402
 
 MARGIN = 0.02
 STEPS, NORMS_EVERY = 400, 8

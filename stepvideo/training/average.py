@@ -18,9 +18,9 @@ from stepvideo.models.dit import DiT
 from stepvideo.stage import StageContext
 from stepvideo.training.config import AverageConfig
 from stepvideo.training.flow import flow_loss, save_model
-from stepvideo.training.monitor.config import ValidationConfig
 from stepvideo.training.monitor.held_out import HeldOut
 from stepvideo.training.monitor.validation import validation_batches
+from stepvideo.training.monitor_config import ValidationConfig
 from stepvideo.training.select import CURVE, judge, read_rows, snapshots
 from stepvideo.training.soup import Part, blend, greedy, in_memory
 

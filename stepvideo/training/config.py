@@ -18,7 +18,7 @@ from stepvideo.models.config import (
 from stepvideo.models.layout import PARTS
 from stepvideo.parallel.config import TrainParallelConfig
 from stepvideo.training.lora_config import LoRAConfig
-from stepvideo.training.monitor.config import GuardConfig, MonitorConfig
+from stepvideo.training.monitor_config import GuardConfig, MonitorConfig
 
 PRECISIONS = ("32-true", "bf16-mixed")
 MEDIA = ("images", "joint", "videos")

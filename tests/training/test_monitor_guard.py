@@ -13,8 +13,8 @@ from toy_flow import ToyFlow, flow_context
 from stepvideo.errors import StepVideoError
 from stepvideo.sink import read_events
 from stepvideo.training.fit import fit
-from stepvideo.training.monitor.config import GuardConfig
 from stepvideo.training.monitor.spikes import Window
+from stepvideo.training.monitor_config import GuardConfig
 
 NAN = float("nan")
 

@@ -17,8 +17,8 @@ from stepvideo.models.checkpoints import save_dit
 from stepvideo.sink import read_events
 from stepvideo.storage import sha256_file
 from stepvideo.training.fit import fit
-from stepvideo.training.monitor.config import MonitorConfig, SamplesConfig, ValidationConfig
 from stepvideo.training.monitor.samples import Samples
+from stepvideo.training.monitor_config import MonitorConfig, SamplesConfig, ValidationConfig
 
 PROMPTS = ["a small blue square moves up", "一个红色的大圆向右移动", "two large green triangles move left"]
 SETTINGS = Sampling(17, 32, 32, steps=2, cfg=1.5, time_shift=2.0)

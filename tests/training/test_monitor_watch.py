@@ -14,12 +14,12 @@ from stepvideo.emulator.flops import flops, video_tokens
 from stepvideo.sink import latest_metrics
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import flow_loss
-from stepvideo.training.monitor.config import MonitorConfig, ValidationConfig
 from stepvideo.training.monitor.cost import Cost, dit_cost, total
 from stepvideo.training.monitor.norms import gradient_norms, group_names, grouped_blocks
 from stepvideo.training.monitor.peak import PEAKS, peak_tflops
 from stepvideo.training.monitor.speed import Speed, Timed
 from stepvideo.training.monitor.validation import validation_batches
+from stepvideo.training.monitor_config import MonitorConfig, ValidationConfig
 
 NOTHING = MonitorConfig(ValidationConfig(clips=0), norms_every=0, time_bins=0)
 ALL = MonitorConfig(ValidationConfig(every=4, clips=3, weights="both"), norms_every=3, time_bins=4, peak_tflops=0.5)

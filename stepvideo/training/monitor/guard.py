@@ -20,8 +20,8 @@ from torch import Tensor
 from stepvideo import storage
 from stepvideo.data.source import Batch
 from stepvideo.training.module import StageModule
-from stepvideo.training.monitor.config import GuardConfig
 from stepvideo.training.monitor.spikes import Window
+from stepvideo.training.monitor_config import GuardConfig
 
 CLIPS_NAMED = 16  # in the error and in events; faults.jsonl has all
 

@@ -27,8 +27,8 @@ from stepvideo.diffusion.pipeline import Pipeline, supports_bf16, text_component
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.models.dit import DiT
 from stepvideo.training.module import StageModule
-from stepvideo.training.monitor.config import SamplesConfig
 from stepvideo.training.monitor.evaluating import evaluating
+from stepvideo.training.monitor_config import SamplesConfig
 
 
 class Samples(Callback):

@@ -21,8 +21,8 @@ from stepvideo.data.flow_draws import gaussian
 from stepvideo.data.source import Batch
 from stepvideo.training.flow import flow_loss
 from stepvideo.training.module import StageModule
-from stepvideo.training.monitor.config import ValidationConfig
 from stepvideo.training.monitor.evaluating import evaluating
+from stepvideo.training.monitor_config import ValidationConfig
 
 
 class Clips(Protocol):

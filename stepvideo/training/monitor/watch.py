@@ -5,7 +5,6 @@ from __future__ import annotations
 from lightning.pytorch.callbacks import Callback
 
 from stepvideo.stage import StageContext
-from stepvideo.training.monitor.config import MonitorConfig
 from stepvideo.training.monitor.cost import CostOf, samples_only
 from stepvideo.training.monitor.curves import LossByTime
 from stepvideo.training.monitor.guard import Guard
@@ -13,6 +12,7 @@ from stepvideo.training.monitor.norms import Norms
 from stepvideo.training.monitor.profiling import ProfileSteps
 from stepvideo.training.monitor.speed import Speed
 from stepvideo.training.monitor.validation import Clips, Validation
+from stepvideo.training.monitor_config import MonitorConfig
 
 
 def watchers(ctx: StageContext, cost: CostOf = samples_only, held_out: Clips | None = None) -> list[Callback]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flows import screen
 from flows.compose import compose
-from flows.graph import build
+from flows.graph import Node, build
 from flows.plan import DEPENDS, HIT, plan, plan_rows
 from flows.prepared import NoBoard, Prepared, run_prepared, summary
 from stepvideo.artifact import Store
@@ -29,12 +29,19 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     console.print(screen.plan_table(steps))
     hits, waits = (sum(s.state == state for s in steps) for state in (HIT, DEPENDS))
     console.print(f"{hits} of {len(steps)} stages are there, {len(steps) - hits - waits} run, {waits} depend on them")
+    settings = " ".join(overrides)
+    console.print(f"next: stepvideo run {settings} | memory of a rank: stepvideo fits {settings}", markup=False)
     return 0
+
+
+def planned(overrides: list[str]) -> list[Node]:
+    """The stages of a cascade, in their order."""
+    return build(compose(overrides))
 
 
 def trained_configs(overrides: list[str]) -> dict[str, dict[str, Any]]:
     """{stage: config} of the DiT's training stages of a cascade, in their order."""
-    return {node.name: node.config for node in build(compose(overrides)) if node.kind == "train"}
+    return {node.name: node.config for node in planned(overrides) if node.kind == "train"}
 
 
 def run_command(overrides: list[str], until: str | None, as_json: bool) -> int:

@@ -21,7 +21,10 @@ from stepvideo.inference.inspect import command as inspecting
 from stepvideo.inference.parity import command as parity
 from stepvideo.inference.serve import command as serving
 from stepvideo.training import average_command as average
+from stepvideo.training import export_command as export_checkpoint
+from stepvideo.training import fits_command as fits
 from stepvideo.training import lora_command as lora_merge
+from stepvideo.training import profile_command as profile
 from stepvideo.training import recipe_command as recipe
 from stepvideo.training import select_command as select
 
@@ -123,9 +126,12 @@ def _parser() -> argparse.ArgumentParser:
         ("select", select),
         ("average", average),
         ("lora-merge", lora_merge),
+        ("export-checkpoint", export_checkpoint),
+        ("profile", profile),
     ):
         module.add_arguments(command(name, module.call, module.HELP))
     recipe.add_arguments(command("recipe", _recipe, recipe.HELP))
+    fits.add_arguments(command("fits", _fits, fits.HELP))
     return parser
 
 
@@ -186,6 +192,12 @@ def _recipe(args: argparse.Namespace) -> int:
     from flows.run import trained_configs
 
     return recipe.call(args, trained_configs)
+
+
+def _fits(args: argparse.Namespace) -> int:
+    from flows.run import planned
+
+    return fits.call(args, planned)
 
 
 def _generate(args: argparse.Namespace) -> int:

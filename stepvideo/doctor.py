@@ -236,7 +236,9 @@ def _browser() -> Check:
 def _untested(gpus: list[str], root: Path) -> list[Check]:
     """Paths of the project that this machine cannot run, so nothing here vouches for them."""
     reasons = {
-        "training on CUDA, nccl, bf16 on GPUs": "" if gpus else "no GPU",
+        "training on CUDA: nccl, bf16, cuDNN attention, overlap of exchanges, MFU": "" if gpus else "no GPU",
+        "async tensor parallelism": "" if len(gpus) > 1 else "needs two GPUs that reach each other's memory",
+        "fp8 training": "" if gpus else "no GPU; it needs compute capability 8.9",
         "generation on CUDA: offload streams, int8 and fp8 kernels, nccl": "" if gpus else "no GPU",
         "several GPUs": "fewer than two" if len(gpus) == 1 else "",
         "profile=small": "sized for a GPU" if not gpus and (root / "conf" / "profile" / "small.yaml").exists() else "",

@@ -6,9 +6,10 @@ recomputed, and the hooks of a parallel plan inside it take part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,6 @@ from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
-    noop_context_fn,
 )
 
 from stepvideo.parallel.config import TrainParallelConfig
@@ -36,12 +36,13 @@ ATTENTION = tuple(
 class Policy(Protocol):
     """What to recompute."""
 
-    def covers(self, index: int, count: int) -> bool:
-        """Whether block `index` of `count` recomputes anything."""
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Further arguments of `torch.utils.checkpoint.checkpoint`."""
         ...
 
-    def contexts(self) -> Any:
-        """What `torch.utils.checkpoint` takes as `context_fn()`."""
+    def covers(self, index: int, count: int) -> bool:
+        """Whether block `index` of `count` recomputes anything."""
         ...
 
 
@@ -50,13 +51,15 @@ class Fraction:
     """All inside that share of the blocks, evenly spread; 1.0 is full checkpointing, 0.0 none."""
 
     share: float
+    options = MappingProxyType({})
 
     def covers(self, index: int, count: int) -> bool:
         covered = round(self.share * count)
         return (index + 1) * covered // count > index * covered // count
 
-    def contexts(self) -> Any:
-        return noop_context_fn()
+
+def _keep_attention(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,10 @@ class KeepAttention:
     On a CPU short sequences take plain products (`models/attention.py`), which are recomputed.
     """
 
+    options = MappingProxyType({"context_fn": partial(create_selective_checkpoint_contexts, _keep_attention)})
+
     def covers(self, index: int, count: int) -> bool:
         return True
-
-    def contexts(self) -> Any:
-        return create_selective_checkpoint_contexts(_keep_attention)
-
-
-def _keep_attention(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if op in ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 POLICIES: dict[str, Callable[[TrainParallelConfig], Policy]] = {
@@ -93,6 +91,6 @@ def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:
                 checkpoint,
                 block.forward,
                 use_reentrant=False,
-                context_fn=policy.contexts,
                 preserve_rng_state=False,  # no network of ours draws random numbers in its forward
+                **policy.options,
             )

@@ -15,7 +15,8 @@ from stepvideo.parallel.config import TrainParallelConfig as Plan
 
 DIT = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8])
 BAR = 1e-5
-VARIANTS = [Variant("none", 1), Variant("full", 1), Variant("none", 2), Variant("attention", 2)]
+FEW = [Variant("none", 1), Variant("full", 2)]
+ALL = [*FEW, Variant("full", 1), Variant("none", 2), Variant("attention", 2)]
 ROWS = [
     ("zero0", 2, Plan(zero=0)),
     ("zero1", 2, Plan(zero=1)),
@@ -48,7 +49,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("world_size", "plan"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
 def test_equals_one_process(ranks, record, world_size, plan) -> None:
-    for answer in ranks(world_size, cases.together, DIT, plan, VARIANTS, record, world_size):
+    variants = ALL if world_size == 2 else FEW  # the rest adds nothing to what more ranks do
+    for answer in ranks(world_size, cases.together, DIT, plan, variants, record, world_size):
         worst = {v: max(gaps.items(), key=lambda item: item[1]) for v, gaps in answer.items()}
         assert all(value < BAR for _, value in worst.values()), worst
 

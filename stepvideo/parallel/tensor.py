@@ -40,6 +40,16 @@ def split_heads(dit: DiT, mesh: DeviceMesh, sequence: bool = False) -> None:
     parallelize_module(dit, mesh, plan, src_data_rank=None)
 
 
+def overlap_exchanges(mesh: DeviceMesh) -> None:
+    """Async tensor parallelism: the compiler cuts gathers and reduce-scatters into pieces that overlap the products
+    beside them, through memory that the ranks of a 1-D mesh read of each other (CUDA with NVLink)."""
+    from torch._inductor import config
+    from torch.distributed._symmetric_memory import enable_symm_mem_for_group
+
+    config._micro_pipeline_tp = True
+    enable_symm_mem_for_group(mesh.get_group().group_name)
+
+
 def partial_gradients(dit: DiT, sequence: bool) -> list[str]:
     """Names of the undivided parameters of which each tensor rank's gradient is a part, to be added up over the ranks:
     what each applies to its own heads and, with `sequence`, to its own tokens."""

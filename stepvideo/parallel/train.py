@@ -30,7 +30,7 @@ from stepvideo.parallel.config import TrainParallelConfig
 from stepvideo.parallel.gradients import add_up, clip_
 from stepvideo.parallel.mesh import TIMEOUT_S, limit, meet
 from stepvideo.parallel.sequence import split_between
-from stepvideo.parallel.tensor import partial_gradients, split_heads
+from stepvideo.parallel.tensor import overlap_exchanges, partial_gradients, split_heads
 from stepvideo.parallel.ulysses import split_tokens
 
 DIMENSIONS = ("replicate", "shard", "ulysses", "tensor")  # the last one talks most: neighbouring ranks
@@ -79,6 +79,8 @@ class TrainParallel:
         if cfg.async_tensor and kind.type != "cuda":
             raise ConfigError(f"parallel.async_tensor=true needs CUDA devices, not {kind.type}; set it to false")
         mesh = meet(dict(zip(DIMENSIONS, dims)), device, timeout_s) if world_size > 1 else None
+        if cfg.async_tensor and mesh is not None:
+            overlap_exchanges(mesh["tensor"])
         if kind.type == "cuda":
             kind = torch.device("cuda", torch.cuda.current_device())
         return cls(cfg, world_size, kind, mesh)

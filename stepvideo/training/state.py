@@ -49,7 +49,7 @@ def train_state(module: StageModule) -> State:
     callbacks = {c.state_key: c.state_dict() for c in module.trainer.callbacks}  # type: ignore[attr-defined]
     shared = {
         "done": module.done,
-        "curve": module.curve,
+        "curve": torch.tensor(module.curve, dtype=torch.float64),  # as a list it would hold the step for long
         "optimizer_steps": counts,
         "callbacks": {k: v for k, v in callbacks.items() if v},
     }
@@ -62,7 +62,8 @@ def restore(module: StageModule, state: State, seed: int, rank: int) -> None:
     A rank that the saved run did not have gets generators of its own, drawn from (seed, rank).
     """
     shared = state["shared"]
-    module.done, module.curve = shared["done"], shared["curve"]
+    module.done = shared["done"]
+    module.curve = [[int(step), *rest] for step, *rest in shared["curve"].tolist()]
     names = {id(p): f"{part}/{n}" for part, net in module.trained().items() for n, p in named_tensors(net)}
     for optimizer in module.trainer.optimizers:
         for p, entries in started(optimizer):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180  # a machine that others use, too, takes a minute to import torch in four processes
 
 
 class RankPool:

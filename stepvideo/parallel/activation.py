@@ -1,4 +1,5 @@
-"""Which activations of a block are kept for backward and which are computed again: a policy is an object.
+"""What goes around a block: which activations are kept for backward and which are computed again (a policy is an
+object), and compilation.
 
 A block's `forward` is replaced, not the block: parameter names stay, FSDP's hooks on the block stay outside of what is
 recomputed, and the hooks of a parallel plan inside it take part.
@@ -31,6 +32,7 @@ ATTENTION = tuple(
         "_scaled_dot_product_flash_attention_for_cpu",
     )
 )
+BUCKETS = 64  # sizes that one training may have
 
 
 class Policy(Protocol):
@@ -94,3 +96,11 @@ def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:
                 preserve_rng_state=False,  # no network of ours draws random numbers in its forward
                 **policy.options,
             )
+
+
+def compile_blocks(blocks: Sequence[nn.Module]) -> None:
+    """Compile each block by itself, in place: the same code for all of them, once for every size of a bucket. (With
+    symbolic sizes DTensor does not trace.)"""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BUCKETS)
+    for block in blocks:
+        block.forward = torch.compile(block.forward, dynamic=False)

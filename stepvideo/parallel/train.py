@@ -25,7 +25,7 @@ from stepvideo.diffusion.pipeline import best_device
 from stepvideo.errors import ConfigError
 from stepvideo.models.dit import DiT
 from stepvideo.parallel import float8, fsdp
-from stepvideo.parallel.activation import POLICIES, recompute
+from stepvideo.parallel.activation import POLICIES, compile_blocks, recompute
 from stepvideo.parallel.config import TrainParallelConfig
 from stepvideo.parallel.gradients import add_up, clip_
 from stepvideo.parallel.mesh import TIMEOUT_S, limit, meet
@@ -110,8 +110,7 @@ class TrainParallel:
         if train and blocks:
             recompute(blocks, POLICIES[self.cfg.checkpointing](self.cfg))
         if self.cfg.compile:
-            for block in blocks:
-                block.forward = torch.compile(block.forward)
+            compile_blocks(blocks)
         if self.mesh is None:
             net.to(self.device)
         else:

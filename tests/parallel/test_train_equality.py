@@ -16,7 +16,7 @@ from stepvideo.parallel.config import TrainParallelConfig as Plan
 DIT = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8])
 BAR = 1e-5
 FEW = [Variant("none", 1), Variant("full", 2)]
-ALL = [*FEW, Variant("full", 1), Variant("none", 2), Variant("attention", 2)]
+ALL = [*FEW, Variant("none", 2), Variant("attention", 1)]
 ROWS = [
     ("zero0", 2, Plan(zero=0)),
     ("zero1", 2, Plan(zero=1)),

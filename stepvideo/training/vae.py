@@ -4,137 +4,131 @@ Stage 1 (`vae.dual_path=false`) learns 4x8x8 on images and videos of several len
 adds the dual paths and unfreezes dual path, then mid block, then backbone. L1 + perceptual + KL, then an adversarial
 loss.
 The perceptual net is our own CLIP image tower: no LPIPS trunk can be had offline.
+
+Legend: b samples of a micro-batch, t frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stepvideo import storage
-from stepvideo.data.clips import Clip, load_catalog, load_ids
-from stepvideo.data.draw import Sampler, rng
-from stepvideo.data.frames import resize, to_tensor, windows
-from stepvideo.errors import StepVideoError
+from stepvideo.data.clips import load_catalog, load_ids
+from stepvideo.data.draw import rng
+from stepvideo.data.flow_draws import gaussian
+from stepvideo.data.frames import resize, to_tensor
+from stepvideo.data.source import Batch
+from stepvideo.errors import ConfigError, StepVideoError
 from stepvideo.models.checkpoints import load_clip_image, load_vae, save_vae
 from stepvideo.models.clip import CLIPImageEncoder, perceptual_distance
 from stepvideo.models.discriminator import PatchDiscriminator, hinge_discriminator_loss, hinge_generator_loss
 from stepvideo.models.video_vae import DiagonalGaussian, VideoVAE, load_stage1_backbone, vae_parameter_groups
 from stepvideo.stage import StageContext
 from stepvideo.training.config import VAETrainConfig
-from stepvideo.training.fit import Batch, StageModule, fit, tail_mean, write_curve
-from stepvideo.training.flow import gaussian
-from stepvideo.training.optim import lr_factor
-
-FRAMES = 17
-VALIDATION = 16  # clips held back
-
-
-class ClipFrames:
-    """Windows of all clips in memory, as uint8; batches are functions of the step alone."""
-
-    def __init__(self, directory: Path, clips: Sequence[Clip], cfg: VAETrainConfig) -> None:
-        self.cfg, self.size = cfg, max(cfg.sizes)
-        self.data = windows(directory, clips, FRAMES, self.size)
-        if len(clips) <= VALIDATION:
-            raise StepVideoError(f"{len(clips)} clips are too few to train a VAE on; {VALIDATION} are held back")
-        self.train, self.validation = self.data[:-VALIDATION], self.data[-VALIDATION:]
-        self.rows = {
-            (image, crop): Sampler(
-                len(self.train),
-                cfg.batch_size * (cfg.images_per_clip if image else 1) * (cfg.crops_per_clip if crop else 1),
-                cfg.seed + image + 2 * crop,
-            )
-            for image in (False, True)
-            for crop in (False, True)
-        }
-
-    def batch(self, step: int, rank: int, world_size: int) -> Tensor:
-        """[b, t, 3, h, w] in [-1, 1]: this rank's rows of the global batch of `step`."""
-        cfg, draw = self.cfg, rng(self.cfg.seed, "vae batch", step)
-        image = bool(draw.random() < cfg.image_share)
-        length = 1 if image else int(draw.choice(cfg.lengths))
-        crop = bool(cfg.crop and draw.random() < cfg.crop_share)
-        size = int(draw.choice(cfg.sizes))
-        rows = self.rows[image, crop].batch(step)
-        starts = draw.integers(0, FRAMES - length + 1, len(rows))
-        corners = draw.integers(0, self.size - cfg.crop + 1, (len(rows), cfg.crop_tries, 2))
-        mine = range(rank, len(rows), world_size)
-        frames = [self.train[rows[i], starts[i] : starts[i] + length] for i in mine]
-        if not crop:
-            return resize(to_tensor(np.stack(frames)), size)
-        return to_tensor(np.stack([liveliest(f, corners[i], cfg.crop) for f, i in zip(frames, mine, strict=True)]))
+from stepvideo.training.fit import fit
+from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
+from stepvideo.training.optim import by_mesh
+from stepvideo.training.vae_frames import FRAMES, ClipFrames
+from stepvideo.training.vae_gan import LastLayer, adaptive_weight, converged_at
 
 
-def liveliest(frames: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Of the crops of [t, h, w, 3] at `corners` (y, x), the one whose colours vary most over space and time.
+class Features(nn.Module):
+    """What the perceptual loss compares: an image tower's feature maps."""
 
-    Most of a frame is background: crops taken anywhere would show a small object, and its corners, too rarely.
-    """
-    cuts = [frames[:, y : y + side, x : x + side] for y, x in corners]
-    return max(cuts, key=lambda c: c.var(axis=(0, 1, 2), dtype=np.float32).sum()) if len(cuts) > 1 else cuts[0]
+    def __init__(self, tower: CLIPImageEncoder) -> None:
+        super().__init__()
+        self.tower = tower.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.tower.features(images)
 
 
 class VAEModule(StageModule):
     """The VAE and, late in training, its discriminator."""
 
-    perceptual: CLIPImageEncoder | None
-
     def __init__(
-        self, cfg: VAETrainConfig, vae: VideoVAE, data: ClipFrames, perceptual: CLIPImageEncoder | None
+        self, cfg: VAETrainConfig, vae: VideoVAE, source: ClipFrames, perceptual: CLIPImageEncoder | None
     ) -> None:
         super().__init__(cfg.optim, cfg.steps)
-        self.cfg, self.data = cfg, data
-        self.net = vae
-        self.groups = vae_parameter_groups(vae) if cfg.vae.dual_path else {"backbone": list(vae.parameters())}
+        self.cfg, self.net, self.source = cfg, vae, source
+        self.starts = unfreezing(vae, cfg.unfreeze)
         self.disc = PatchDiscriminator(cfg.discriminator) if cfg.gan else None
-        object.__setattr__(self, "perceptual", perceptual)  # not a submodule: it is neither trained nor saved
-        if perceptual is not None:
-            perceptual.requires_grad_(False).eval()
+        self.perceptual = Features(perceptual) if perceptual is not None else None
+        self.last = LastLayer(vae)
+        self.weight: Tensor | None = None  # of the adversarial loss in this step, once it is known
+
+    def trained(self) -> dict[str, nn.Module]:
+        return {"net": self.net} | ({"disc": self.disc} if self.disc is not None else {})
+
+    def fixed(self) -> dict[str, nn.Module]:
+        return {"perceptual": self.perceptual} if self.perceptual is not None else {}
+
+    def methods(self) -> Sequence[str]:
+        return "encode_moments", "decode"
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         opts = super().configure_optimizers()
         if self.disc is not None:
-            opts.append(torch.optim.AdamW(self.disc.parameters(), lr=self.optim.lr, betas=(0.5, 0.9), weight_decay=0.0))
+            params = by_mesh(self.disc.parameters())
+            opts.append(torch.optim.AdamW(params, lr=self.optim.lr, betas=(0.5, 0.9), weight_decay=0.0))
         return opts
 
-    def batch(self, step: int, rank: int, world_size: int) -> Batch:
-        x = self.data.batch(step, rank, world_size)
-        return {"x": x, "eps_seed": rank}
+    def adversarial(self, step: int) -> bool:
+        """Whether the discriminator plays in `step`; a function of the losses before it."""
+        if self.disc is None or step < self.cfg.gan_from:
+            return False
+        if self.cfg.gan_when == "step":
+            return True
+        start = converged_at([loss for _, loss, _ in self.curve[:step]], self.cfg.gan_window, self.cfg.gan_gain)
+        return start is not None and step >= start
 
-    def frozen(self, step: int) -> list[nn.Parameter]:
-        """Parameters that stage 2 does not touch yet at `step`."""
-        if not self.cfg.vae.dual_path:
-            return []
-        starts = {"mid": self.cfg.unfreeze_mid, "backbone": self.cfg.unfreeze_backbone}
-        return [p for name, params in self.groups.items() if step < starts.get(name, 0) for p in params]
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        step, micro = batch["step"], batch["micro"]
+        self.weight = None
+        if self.adversarial(step) and len(micro) > 1:
+            self.weight = self._weigh(step, micro)
+        return super().training_step(batch, batch_idx)
 
-    def reconstruct(self, x: Tensor, step: int, rank: int) -> tuple[Tensor, DiagonalGaussian]:
-        vae = self.net
-        assert isinstance(vae, VideoVAE)
-        posterior = DiagonalGaussian(vae.encode_moments(x).float())
-        eps = gaussian(posterior.mean.shape, self.cfg.seed, "posterior", step, rank)
-        return vae.decode(posterior.sample(eps=eps.to(x.device))).float(), posterior
+    def compute(self, part: Batch, scale: float) -> tuple[Tensor, Logs]:
+        y, posterior = self.reconstruct(part)
+        kl, seen = posterior.kl().mean(), y.detach().requires_grad_()
+        fidelity, logs = self.fidelity(seen, part)
+        grad = torch.autograd.grad(fidelity, seen)[0]
+        if self.adversarial(part["step"]):
+            grad_g, logs["gan_g"] = self._fooling(seen)
+            if self.weight is None:  # one micro-batch
+                self.weight = self._agreed([(part["share"], self.last.gradient(grad), self.last.gradient(grad_g))])
+            logs["gan_weight"] = self.weight
+            grad = grad + self.cfg.gan * self.weight * grad_g
+            logs["gan_d"] = self._judge(part["x"], seen.detach(), scale)
+        self.manual_backward(((y * grad).sum() + self.cfg.kl * kl) * scale)
+        self._freeze(part["step"])
+        kl = kl.detach()
+        return fidelity.detach() + self.cfg.kl * kl, {**logs, "kl": kl}
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        x, cfg = batch["x"], self.cfg
-        y, posterior = self.reconstruct(x, batch["step"], batch["eps_seed"])
-        l1, kl = (y - x).abs().mean(), posterior.kl().mean()
-        loss = cfg.l1 * l1 + cfg.l2 * (y - x).square().mean() + cfg.kl * kl
-        logs = {"l1": float(l1.detach()), "kl": float(kl.detach())}
+    def reconstruct(self, part: Batch) -> tuple[Tensor, DiagonalGaussian]:
+        """The micro-batch coded and decoded, float32, and the posterior; noise is each sample's own."""
+        vae = cast(VideoVAE, self.net)
+        posterior = DiagonalGaussian(vae.encode_moments(part["x"]).float())
+        shape = posterior.mean.shape[1:]
+        eps = torch.stack([gaussian(shape, self.cfg.seed, "posterior", part["step"], i) for i in part["index"]])
+        with self.last.watched():
+            y = vae.decode(posterior.sample(eps=eps.to(posterior.moments.device)), boundary_mix=False)
+        return y.float(), posterior
+
+    def fidelity(self, y: Tensor, part: Batch) -> tuple[Tensor, Logs]:
+        """L1, L2 and perceptual loss of a reconstruction."""
+        x, cfg = part["x"], self.cfg
+        l1 = (y - x).abs().mean()
+        loss, logs = cfg.l1 * l1 + cfg.l2 * (y - x).square().mean(), {"l1": l1.detach()}
         if self.perceptual is not None and cfg.perceptual:
-            p = self.perceptual_loss(x, y, batch["step"])
-            loss, logs["perceptual"] = loss + cfg.perceptual * p, float(p.detach())
-        if self.disc is not None and batch["step"] >= cfg.gan_from:
-            g = hinge_generator_loss(self.disc(y))
-            weight = self.adaptive_weight(loss, g)
-            loss, logs["gan_g"], logs["gan_weight"] = loss + cfg.gan * weight * g, float(g.detach()), float(weight)
-            self._fake = y.detach()
+            p = self.perceptual_loss(x, y, part["step"])
+            loss, logs["perceptual"] = loss + cfg.perceptual * p, p.detach()
         return loss, logs
 
     def perceptual_loss(self, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -142,51 +136,62 @@ class VAEModule(StageModule):
         assert self.perceptual is not None
         t = x.shape[1]
         pick = np.sort(rng(self.cfg.seed, "perceptual", step).permutation(t)[: self.cfg.perceptual_frames]).tolist()
-        fx, fy = (self.perceptual.features(v[:, pick].flatten(0, 1)) for v in (x, y))
+        fx, fy = (self.perceptual(v[:, pick].flatten(0, 1)) for v in (x, y))
         return perceptual_distance(fx, fy).mean()
 
-    def adaptive_weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-        """Ratio of the two losses' gradients at the decoder's last layer (VQGAN's rule), so that neither drowns."""
-        names = dict(self.net.named_parameters())
-        last = next(p for n, p in names.items() if n.startswith("decoder.conv_out") and n.endswith("weight"))
-        a = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
-        b = torch.autograd.grad(adversarial, last, retain_graph=True)[0].norm()
-        return (a / (b + 1e-6)).clamp(0, 1e3).detach()
-
-    def update(self, loss: Tensor, opts: object, step: int) -> float:
-        opts = opts if isinstance(opts, list) else [opts]
-        main = opts[:-1] if self.disc is not None else opts
-        frozen = self.frozen(step)
-        for p in frozen:
-            p.requires_grad_(True)  # DDP wants all gradients; frozen ones are dropped below
-        norm = self._update(loss, main, frozen, step)
-        if self.disc is not None and step >= self.cfg.gan_from:
-            self._update_discriminator(opts[-1], step)
-        return norm
-
-    def _update(self, loss: Tensor, opts: list[torch.optim.Optimizer], frozen: list[nn.Parameter], step: int) -> float:
-        for opt in opts:
-            opt.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
-        for p in frozen:
-            p.grad = None
-        return self.step_optimizers(opts, step)
-
-    def _update_discriminator(self, opt: torch.optim.Optimizer, step: int) -> None:
-        """Hinge loss on the real batch and the reconstruction that the generator was just scored on."""
+    def _fooling(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of the generator's loss at a reconstruction, and the loss; the discriminator learns nothing."""
         assert self.disc is not None
-        opt.zero_grad(set_to_none=True)
-        real = self.disc(self._real)
-        fake = self.disc(self._fake)
-        self.manual_backward(hinge_discriminator_loss(real, fake))
-        factor = lr_factor(step, self.steps, self.optim)
-        for group in opt.param_groups:
-            group["lr"] = self.optim.lr * factor
-        opt.step()
+        loss = hinge_generator_loss(self.disc(seen))
+        return torch.autograd.grad(loss, seen)[0], loss.detach()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        self._real = batch["x"]
-        return super().training_step(batch, batch_idx)
+    def _judge(self, real: Tensor, fake: Tensor, scale: float) -> Tensor:
+        """Backward of the discriminator's loss on what the generator was just scored on."""
+        assert self.disc is not None
+        loss = hinge_discriminator_loss(self.disc(real), self.disc(fake))
+        self.manual_backward(loss * scale)
+        return loss.detach()
+
+    def _weigh(self, step: int, micro: list[Batch]) -> Tensor:
+        """The adversarial weight of a step of several micro-batches, from a forward of each."""
+        found = []
+        self.parallel.micro_batch(self.trained().values(), first=True, last=False)
+        for part in micro:
+            part["step"] = step
+            with torch.no_grad():
+                y, _ = self.reconstruct(part)
+            seen = y.requires_grad_()
+            grad = torch.autograd.grad(self.fidelity(seen, part)[0], seen)[0]
+            found.append((part["share"], *(self.last.gradient(g) for g in (grad, self._fooling(seen)[0]))))
+        return self._agreed(found)
+
+    def _agreed(self, found: list[tuple[float, Tensor, Tensor]]) -> Tensor:
+        """The weight, from (share, gradients at the last layer) of this rank's micro-batches; the same on all ranks."""
+        sums = torch.stack([share * torch.stack([a, b]) for share, a, b in found]).sum(0)
+        return adaptive_weight(*(self.parallel.mean(sums) * self.parallel.data_size))
+
+    def _freeze(self, step: int) -> None:
+        for name, p in self.net.named_parameters():
+            if self.starts[name] > step:
+                p.grad = None
+
+
+def unfreezing(vae: VideoVAE, schedule: Mapping[str, int]) -> dict[str, int]:
+    """By parameter name, the first step in which it learns (`VAETrainConfig.unfreeze`).
+
+    Raises:
+        ConfigError: a part that the VAE does not have.
+    """
+    groups, parts = vae_parameter_groups(vae), {id(p): name for name, p in vae.named_parameters()}
+    if unknown := [key for key in schedule if key not in groups and not any(n.startswith(key) for n in parts.values())]:
+        raise ConfigError(
+            f"unfreeze: {', '.join(unknown)} is no part of the VAE; parts are {', '.join(groups)}, or the "
+            "beginning of a parameter's name such as decoder.up.3"
+        )
+    starts = {parts[id(p)]: schedule.get(group, 0) for group, params in groups.items() for p in params}
+    for prefix in sorted(schedule.keys() - groups.keys(), key=len):
+        starts |= {name: schedule[prefix] for name in starts if name.startswith(prefix)}
+    return starts
 
 
 @torch.no_grad()
@@ -236,22 +241,23 @@ def run(ctx: StageContext) -> dict[str, float]:
     clips = [c for c in load_catalog(ctx.inputs["curate"], ids) if c.frames >= FRAMES]
     clips = clips[: cfg.max_clips or None]
     ctx.sink.event("decoding", clips=len(clips))
-    data = ClipFrames(ctx.inputs["curate"], clips, cfg)
+    source = ClipFrames(ctx.inputs["curate"], clips, cfg)
     torch.manual_seed(cfg.seed)
     vae = VideoVAE(cfg.vae)
     _init(vae, cfg.start_logvar)
     if "init" in ctx.inputs:
         ctx.sink.event("initialised", new_tensors=take_over(vae, load_vae(ctx.inputs["init"])))
     perceptual = load_clip_image(ctx.inputs["text"]) if "text" in ctx.inputs and cfg.perceptual else None
-    module = VAEModule(cfg, vae, data, perceptual)
-    fit(module, ctx, cfg.precision)
+    module = VAEModule(cfg, vae, source, perceptual)
+    trained = fit(module, ctx, cfg.precision)
     if ctx.rank:
         return {}
+    vae = cast(VideoVAE, trained["net"])
     save_vae(vae, ctx.out)
     write_curve(module, ctx)
     bf16 = cfg.precision == "bf16-mixed"
     metrics = {"loss": tail_mean(module)}
-    validation = to_tensor(data.validation)
+    validation = to_tensor(source.validation)
     for size in cfg.sizes:
         metrics[f"psnr_{size}"] = psnr(vae.eval(), resize(validation, size), bf16)
     storage.write_json(ctx.out / "metrics.json", metrics)

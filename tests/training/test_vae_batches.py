@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from stepvideo.training import vae
+from stepvideo.training import vae, vae_frames
 from stepvideo.training.config import VAETrainConfig
 
 CLIPS = 24
@@ -17,17 +18,21 @@ CLIPS = 24
 @pytest.fixture
 def frames(monkeypatch):
     """`frames(**config)`: grey clips of 64 px, each with one bright 8 px square somewhere."""
-    video = np.full((CLIPS, vae.FRAMES, 64, 64, 3), 120, np.uint8)
+    video = np.full((CLIPS, vae_frames.FRAMES, 64, 64, 3), 120, np.uint8)
     for i, clip in enumerate(video):
         y, x = 7 * (i % 8), 6 * (i % 9)
         clip[:, y : y + 8, x : x + 8] = (250, 20, 20)
-    monkeypatch.setattr(vae, "windows", lambda *args: video)
+    monkeypatch.setattr(vae_frames, "windows", lambda *args: video)
 
     def build(**config):
         cfg = VAETrainConfig(vae=vae_config(), batch_size=2, **config)
-        return vae.ClipFrames(Path("anywhere"), [None] * CLIPS, cfg)  # type: ignore[list-item]
+        return vae_frames.ClipFrames(Path("anywhere"), [SimpleNamespace(clip_id=str(i)) for i in range(CLIPS)], cfg)
 
     return build
+
+
+def shown(data, step, rank=0, ranks=1):
+    return torch.cat([part["x"] for part in data.micro_batches(step, rank, ranks, 1)])
 
 
 def vae_config():
@@ -38,7 +43,7 @@ def vae_config():
 
 def test_a_step_shows_clips_or_images_whole_or_cropped(frames):
     data = frames(image_share=0.5, images_per_clip=3, crop=32, crop_share=0.5, crops_per_clip=4, lengths=[17, 9])
-    shapes = {tuple(data.batch(step, 0, 1).shape) for step in range(60)}
+    shapes = {tuple(shown(data, step).shape) for step in range(60)}
     whole = {(2, t, 3, s, s) for t in (17, 9) for s in (64, 48)} | {(6, 1, 3, s, s) for s in (64, 48)}
     assert shapes == whole | {(8, 17, 3, 32, 32), (8, 9, 3, 32, 32), (24, 1, 3, 32, 32)}
 
@@ -46,7 +51,7 @@ def test_a_step_shows_clips_or_images_whole_or_cropped(frames):
 def test_crops_are_taken_where_something_is(frames):
     def share(tries: int) -> float:
         data = frames(image_share=0.0, crop=32, crop_share=1.0, crops_per_clip=4, crop_tries=tries)
-        red = [(data.batch(step, 0, 1)[:, 0, 0] > 0.9).sum((1, 2)) for step in range(40)]
+        red = [(shown(data, step)[:, 0, 0] > 0.9).sum((1, 2)) for step in range(40)]
         return float((torch.cat(red) >= 32).float().mean())  # crops with at least half of the square
 
     assert share(6) > 0.7 > 0.45 > share(1)
@@ -70,6 +75,6 @@ def test_a_vae_goes_on_from_another():
 def test_ranks_share_the_batch_of_one_process(frames):
     data = frames(image_share=0.3, crop=32, crop_share=0.5, crops_per_clip=2, crop_tries=3)
     for step in range(8):
-        one = data.batch(step, 0, 1)
-        halves = [data.batch(step, rank, 2) for rank in range(2)]
+        one = shown(data, step)
+        halves = [shown(data, step, rank, 2) for rank in range(2)]
         assert torch.equal(one[0::2], halves[0]) and torch.equal(one[1::2], halves[1])

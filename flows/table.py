@@ -52,15 +52,21 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
     start = {} if weights["dit"] == "train" else {"init": "dit"}
     clips = {"curate": "curate", "subsets": "subsets"}
     coded = {"latents": "latents", "subsets": "subsets"}
+    if cfg["stages"]["latents"]["on_the_fly"]:
+        coded |= {"curate": "curate", "vae": vae}
     judged = {"vae": vae, "text": "text"}
     sft = [f"sft.{i + 1}" for i in range(cfg["sft_runs"])]
     models = ["t2vi_540.s6", sft[0], "average", "dpo", "turbo"]
+
+    def data(family: str) -> dict[str, str]:
+        """What a stage of the DiT reads; sampling along the way takes the other networks too."""
+        return {**coded, "vae": vae, "text": "text"} if cfg["stages"][family]["samples"]["every"] else coded
 
     def gate(model: str) -> dict[str, str]:
         """The first evaluation tries the oracle on known truth; the others take its verdict."""
         return {} if model == models[0] else {"gate": f"evaluate.{models[0]}"}
 
-    table = [Row("raw", "raw", set=_raw(f"{cfg['data']}/raw"))]
+    table = [Row("raw", "raw", set=_raw(f"{cfg['data']}/raw", absent=True))]
     if cfg["raw"]:
         table.append(Row("extra", "raw", config="raw", set=_raw(cfg["raw"])))
     table += [
@@ -82,17 +88,17 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         table += [_ready("dit", weights["dit"])]
     table += [
         Row("latents", "latents", {**clips, "vae": vae, "text": "text", **start}),
-        Row("t2i", "train", {**start, **coded}),
+        Row("t2i", "train", {**start, **data("t2i")}),
     ]
     previous = "t2i"
     for family, subsets in (("t2vi_192", ("s1", "s2", "s3")), ("t2vi_540", ("s4", "s5", "s6"))):
         resolution = "low" if family == "t2vi_192" else "high"
         for s in subsets:
             fixed = {"subset": s, "resolution": resolution}
-            table.append(Row(f"{family}.{s}", "train", {"init": previous, **coded}, family, fixed))
+            table.append(Row(f"{family}.{s}", "train", {"init": previous, **data(family)}, family, fixed))
             previous = f"{family}.{s}"
     for i, name in enumerate(sft):
-        table.append(Row(name, "train", {"init": previous, **coded}, "sft", {"subset": f"sft_{i + 1}"}))
+        table.append(Row(name, "train", {"init": previous, **data("sft")}, "sft", {"subset": f"sft_{i + 1}"}))
     curves = {f"train.{r.name}": r.name for r in table if r.kind in ("text", "vae", "train")}
     curves |= {"train.dpo": "dpo", "train.turbo": "turbo"}
     table += [
@@ -109,11 +115,16 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
     return table
 
 
-def _raw(folder: str) -> dict[str, Any]:
-    """The key of raw data is its content; where it lies is only how to reach it."""
+def _raw(folder: str, absent: bool = False) -> dict[str, Any]:
+    """The key of raw data is its content; where it lies is only how to reach it.
+
+    Args:
+        absent: the folder need not be there to plan; the stage itself asks for it.
+    """
     from stepvideo.curation.raw import content_digest
 
-    return {"content": content_digest(Path(folder)), "runtime": {"path": folder}}
+    content = "" if absent and not Path(folder).is_dir() else content_digest(Path(folder))
+    return {"content": content, "runtime": {"path": folder}}
 
 
 def _ready(part: str, which: str) -> Row:

@@ -18,7 +18,7 @@ from stepvideo.models.config import (
 from stepvideo.models.layout import PARTS
 from stepvideo.parallel.config import TrainParallelConfig
 from stepvideo.training.lora_config import LoRAConfig
-from stepvideo.training.monitor_config import GuardConfig, MonitorConfig
+from stepvideo.training.monitor_config import GuardConfig, MonitorConfig, SamplesConfig
 
 PRECISIONS = ("32-true", "bf16-mixed")
 MEDIA = ("images", "joint", "videos")
@@ -43,6 +43,8 @@ class TrainRuntime(Runtime):
     accumulate: int = 1  # micro-batches that a rank's share of a batch is computed in
     keep: int = 2  # checkpoints
     prefetch: int = 2  # steps that each of `workers` reads ahead
+    latents_url: str = ""  # read the latent cache from here, such as s3://…, in place of the store's own copy
+    latents_local: str = ""  # … and keep its shards in this folder; nothing is ever removed from it
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
@@ -196,6 +198,7 @@ class TrainConfig(TrainStageConfig):
     precision: str = "bf16-mixed"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # handed over as the model's defaults
     lora: LoRAConfig = field(default_factory=LoRAConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(name="muon", lr=1e-3, ema=0.99))
 
     def __post_init__(self) -> None:

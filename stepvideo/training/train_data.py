@@ -1,0 +1,113 @@
+"""What a DiT stage trains on: the clips of its subset, from the latent cache or encoded as they come, and the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepvideo.data.balance import Plan
+from stepvideo.data.buckets import Bucket
+from stepvideo.data.clips import load_ids
+from stepvideo.data.flow_draws import Draws
+from stepvideo.data.flow_source import FlowSource
+from stepvideo.data.latent_cache import ClipSet, LatentCache
+from stepvideo.data.pixel_set import clip_set, prepare
+from stepvideo.data.source import Batch
+from stepvideo.data.text_cache import TextCache
+from stepvideo.diffusion.pipeline import best_device
+from stepvideo.emulator.flops import flops, video_tokens
+from stepvideo.models.checkpoints import load_vae
+from stepvideo.models.config import DiTConfig
+from stepvideo.models.video_vae import VideoVAE
+from stepvideo.training.config import TrainConfig
+from stepvideo.training.monitor.held_out import HeldOut
+
+
+@dataclass
+class TrainData:
+    """`videos` and `images` to train on; `held_out` is what validation has of them."""
+
+    cfg: TrainConfig
+    cache: LatentCache
+    text: TextCache
+    videos: ClipSet | None
+    images: ClipSet | None
+    held_out: ClipSet | None
+    vae: Path | None
+
+    @classmethod
+    def open(cls, cfg: TrainConfig, inputs: Mapping[str, Path]) -> TrainData:
+        """Raises StepVideoError where the cache was made for something else, or has none of the clips."""
+        runtime = cfg.runtime
+        cache = LatentCache(runtime.latents_url or inputs["latents"], Path(runtime.latents_local or "latents"))
+        if "init" in inputs:
+            cache.require_model(inputs["init"])
+        ids = load_ids(inputs["subsets"] / f"{cfg.subset}.parquet")
+        sets, held_out = [], None
+        for kind, wanted, chosen in (("video", cfg.media != "images", ids), ("image", cfg.media != "videos", None)):
+            if not wanted:
+                sets.append(None)
+                continue
+            everything = clip_set(cache, kind, cfg.resolution, inputs.get("curate"), chosen)
+            train, rest = everything.split(cfg.held_out)
+            sets.append(everything if train is None else train)  # too few to hold any out
+            held_out = held_out or (rest if train is not None else None)
+        return cls(cfg, cache, TextCache(cache), *sets, held_out, inputs.get("vae"))
+
+    def source(self, plan: Plan) -> FlowSource:
+        cfg = self.cfg
+        draws = Draws(cfg.seed, cfg.timesteps, cfg.captions, cfg.drop_captions, cfg.sample_posterior)
+        return FlowSource(self.videos, self.images, self.text, plan, draws)
+
+    def plan(self, dit: DiTConfig) -> Plan:
+        """Which samples every step has, balanced by what they cost this network."""
+        self.cache.require(z_channels=dit.in_channels)
+        sizes = {b: len(rows) for b, rows in self.videos.buckets.items()} if self.videos else {}
+        # images of several aspects cost about the same: the dearest stands for all
+        stills = [max(self.images.buckets, key=lambda b: self.flops(dit, b))] if self.images else []
+        costs = {b: float(self.flops(dit, b)) for b in [*sizes, *stills]}
+        tokens = {b: video_tokens(dit, *self._latent(b)) for b in costs}
+        count = len(self.images) if self.images else 0
+        return Plan(costs, sizes, count, self.cfg.balance, self.cfg.seed, tokens)
+
+    def flops(self, dit: DiTConfig, bucket: str) -> int:
+        """Operations of a forward of one sample of a bucket with the longest caption there is."""
+        clip = self.text.clip_length
+        return flops(dit, *self._latent(bucket), clip + int(self.text.tokens.max()), clip)
+
+    def longest(self) -> Bucket:
+        """The largest of its longest buckets: what the model then makes by default."""
+        sets = self.videos or self.images
+        assert sets is not None
+        return max(map(Bucket.parse, sets.buckets))
+
+    def encoder(self) -> Encoder:
+        return Encoder(self.vae, self.cache, self.cfg)
+
+    def judges(self) -> HeldOut | None:
+        """Clips for the validation loss, if any are held out."""
+        most = self.cfg.runtime.monitor.validation.clips
+        if self.held_out is None or not most:
+            return None
+        return HeldOut(self.held_out, len(self.held_out), most, self.text, self.cfg.captions, self.encoder())
+
+    def _latent(self, bucket: str) -> tuple[int, int, int]:
+        frames, _, height, width = self.cache.shape(bucket)
+        return frames, height, width
+
+
+class Encoder:
+    """Turns clips that come as pixels into latents, on the device that trains; leaves latents as they are."""
+
+    def __init__(self, root: Path | None, cache: LatentCache, cfg: TrainConfig) -> None:
+        self.root, self.stats, self.cfg = root, cache.stats(), cfg
+        self._vae: VideoVAE | None = None
+
+    def __call__(self, batch: Batch) -> Batch:
+        if "pixels" not in batch:
+            return batch
+        if self._vae is None:
+            assert self.root is not None, "clip_set asks for the VAE"
+            self._vae = load_vae(self.root, best_device(self.cfg.runtime.device)).requires_grad_(False)
+        return prepare(batch, self._vae, self.stats, self.cfg.precision)

@@ -214,15 +214,16 @@ def read(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | No
     """Fill `tensors` from a checkpoint, by name. Without a group this process reads alone.
 
     Raises:
-        StepVideoError: a name that the checkpoint does not have, or has with another shape.
+        StepVideoError: a name that the checkpoint does not have, or has with another shape or dtype.
     """
-    there = files.Reader(folder).read_metadata().state_dict_metadata
-    wrong = [n for n, t in tensors.items() if n not in there or there[n].size != t.shape]  # type: ignore[union-attr]
-    if wrong:
-        found = there[wrong[0]].size if wrong[0] in there else "absent"  # type: ignore[union-attr]
+    index: Any = files.Reader(folder).read_metadata().state_dict_metadata
+    there = {name: f"{list(entry.size)} {entry.properties.dtype}" for name, entry in index.items()}
+    here = {name: f"{list(t.shape)} {t.dtype}" for name, t in tensors.items()}
+    if wrong := [name for name in here if there.get(name) != here[name]]:
+        name = wrong[0]
         raise StepVideoError(
-            f"{folder} is of another model or optimizer: {len(wrong)} of {len(tensors)} tensors do not fit, such as "
-            f"{wrong[0]} (here {tuple(tensors[wrong[0]].shape)}, there {found}); remove it, or undo the change"
+            f"{folder} is of another model or optimizer: {len(wrong)} of {len(here)} tensors do not fit, such as "
+            f"{name} (here {here[name]}, there {there.get(name, 'absent')}); remove it, or undo the change"
         )
     reader = files.Reader(folder)
     dcp.load(tensors, storage_reader=reader, process_group=group, no_dist=group is None)  # type: ignore[arg-type]

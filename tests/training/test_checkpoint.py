@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
+import os
 import pickle
 import resource
 import shutil
@@ -15,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stepvideo import storage
 from stepvideo.errors import StepVideoError
 from stepvideo.training import checkpoint_files as files
 from stepvideo.training.checkpoint import Checkpointer, State, size
@@ -24,7 +27,7 @@ ALONE = SimpleNamespace(rank=0)
 
 
 def toy(value: float, n: int = 3) -> State:
-    tensors = {f"model/net/{i}.weight": torch.full((16, 8), value + i) for i in range(n)}
+    tensors = {f"model/net/{i}.weight": torch.full((16, 8), float(value + i)) for i in range(n)}
     tensors["model/net/scale"] = torch.tensor(value, dtype=torch.bfloat16)
     return State(tensors=tensors, shared={"done": int(value), "curve": [[0, 1.0, value]]}, own={"seen": value})
 
@@ -139,6 +142,50 @@ def test_leftovers_of_killed_saves_go(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
 
 
+def die_saving(folder: Path, module, name: str, call: int, step: int) -> None:
+    """Save `step`, and kill -9 this process at the `call`-th call of `module.name`."""
+    real, calls = getattr(module, name), []
+
+    def last(*args):
+        calls.append(args)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+
+    checkpoints = keeper(folder)
+    setattr(module, name, last)
+    checkpoints.save(step, toy(step + 0.5))
+    checkpoints.wait()
+
+
+@pytest.mark.parametrize("step", [3, 2], ids=["new", "again"])
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        (files, "written_by", 1),  # no manifest yet
+        (files, "sync", 1),  # a manifest, not yet the name
+        (files, "sync", 2),  # the name
+        (storage, "remove", 2),  # the one before it, of that name or too many, not yet removed
+        (os, "fsync", 1),
+        (os, "fsync", 2),
+    ],
+    ids=lambda v: getattr(v, "__name__", str(v)),
+)
+def test_killed_while_saving(tmp_path, module, name, call, step):
+    saved(tmp_path, 1, 2)
+    child = multiprocessing.get_context("fork").Process(target=die_saving, args=(tmp_path, module, name, call, step))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    checkpoints, state = keeper(tmp_path), toy(0)
+    newest = checkpoints.newest()
+    assert newest in (2, step)
+    checkpoints.load(newest, state)
+    assert state["own"]["seen"] in (2, step + 0.5)
+    assert torch.equal(state["tensors"]["model/net/0.weight"], torch.full((16, 8), state["own"]["seen"]))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
 @pytest.fixture
 def file_limit():
     """`file_limit(bytes)`: no file may grow larger; a write that would is an error, as on a full disk."""
@@ -191,7 +238,10 @@ def test_space_is_looked_at_before_the_first_step(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoints, other = saved(tmp_path, 1), toy(0)
     other["tensors"]["model/net/0.weight"] = torch.zeros(4, 4)
-    with pytest.raises(StepVideoError, match=r"net/0.weight \(here \(4, 4\), there torch.Size\(\[16, 8\]\)"):
+    with pytest.raises(StepVideoError, match=r"net/0.weight \(here \[4, 4\] torch.float32, there \[16, 8\] "):
+        checkpoints.load(1, other)
+    other["tensors"]["model/net/0.weight"] = torch.zeros(16, 8, dtype=torch.bfloat16)
+    with pytest.raises(StepVideoError, match=r"here \[16, 8\] torch.bfloat16, there \[16, 8\] torch.float32"):
         checkpoints.load(1, other)
     with pytest.raises(StepVideoError, match=r"1 of 5 tensors do not fit, such as model/net/3.weight .* there absent"):
         checkpoints.load(1, toy(0, n=4))

@@ -20,7 +20,7 @@ from stepvideo.parallel.config import TrainParallelConfig
 from stepvideo.training.lora_config import LoRAConfig
 from stepvideo.training.monitor_config import GuardConfig, MonitorConfig, SamplesConfig
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "fp8")  # fp8: the products in the DiT's blocks, the rest as bf16-mixed
 MEDIA = ("images", "joint", "videos")
 
 
@@ -37,7 +37,7 @@ def _positive(**values: float) -> None:
 
 @dataclass
 class TrainRuntime(Runtime):
-    """How a training runs. Nothing here changes its result beyond the order of additions."""
+    """How a training runs. Nothing here changes its result beyond the order of additions and, in bf16, rounding."""
 
     parallel: TrainParallelConfig = field(default_factory=TrainParallelConfig)
     accumulate: int = 1  # micro-batches that a rank's share of a batch is computed in

@@ -37,7 +37,7 @@ def trainer(parallel: TrainParallel, precision: str, callbacks: list[Callback]) 
         strategy=MeshStrategy(parallel) if ranks > 1 else "auto",
         # never SLURMEnvironment: it would install its own requeue handler (notes/mlops §0.8)
         plugins=[TorchElasticEnvironment() if ranks > 1 else LightningEnvironment()],
-        precision=precision,  # type: ignore[arg-type]
+        precision="bf16-mixed" if precision == "fp8" else precision,  # type: ignore[arg-type]
         max_epochs=1,
         callbacks=callbacks,
         logger=False,

@@ -136,7 +136,7 @@ class VAETrainConfig(TrainStageConfig):
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3, ema=0.99))
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("precision", self.precision, PRECISIONS[:2])
         _positive(steps=self.steps, batch_size=self.batch_size)
         _positive(crops_per_clip=self.crops_per_clip, crop_tries=self.crop_tries, gan_window=self.gan_window)
         _one_of("gan_when", self.gan_when, ("step", "converged"))

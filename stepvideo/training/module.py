@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from stepvideo.stage import StageContext
 from stepvideo.training.config import OptimConfig
 from stepvideo.training.optim import EMA, lr_factor, optimizers
 
-Logs = dict[str, Tensor | float]
+Logs = Mapping[str, Tensor | float]
 
 
 class Guard(Protocol):

@@ -28,6 +28,7 @@ KEY_METRICS = {
     "text": ("clip_loss",),
     "latents": ("videos",),
     "train": ("loss",),
+    "average": ("models",),
     "turbo": ("loss",),
     "dpo": ("loss",),
     "evaluate": ("heldout/all", "heldout/colour", "train/all", "train/colour"),

@@ -72,8 +72,10 @@ class TrainParallelConfig(Degrees):
     checkpointing: which activations are recomputed in backward. none | full: all inside every block | fraction: inside
     `checkpoint_fraction` of the blocks, evenly spread | attention: inside every block all but the attention's outputs.
     compile: each block by torch.compile.
+    rows: of a Video-VAE the `ulysses` ranks divide the frames; so many of them divide the rows of each share.
     """
 
+    rows: int = 1
     zero: int = 1
     shard: int = 0
     sequence: bool = True
@@ -83,8 +85,10 @@ class TrainParallelConfig(Degrees):
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("tensor", "ulysses"):
+        for name in ("tensor", "ulysses", "rows"):
             _ranks(name, getattr(self, name))
+        if self.ulysses % self.rows:
+            raise ValueError(f"parallel.rows={self.rows} does not divide parallel.ulysses={self.ulysses}")
         if self.zero not in (0, 1, 2, 3):
             raise ValueError(
                 f"parallel.zero={self.zero}: give 0 (copies), 1 (optimizer), 2 (gradients) or 3 (weights divided)"

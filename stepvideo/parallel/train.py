@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from stepvideo.diffusion.pipeline import best_device
 from stepvideo.errors import ConfigError
 from stepvideo.models.dit import DiT
+from stepvideo.models.video_vae import VideoVAE
 from stepvideo.parallel import float8, fsdp
 from stepvideo.parallel.activation import POLICIES, compile_blocks, recompute
 from stepvideo.parallel.config import TrainParallelConfig
@@ -32,6 +33,7 @@ from stepvideo.parallel.mesh import TIMEOUT_S, limit, meet
 from stepvideo.parallel.sequence import split_between
 from stepvideo.parallel.tensor import overlap_exchanges, partial_gradients, split_heads
 from stepvideo.parallel.ulysses import split_tokens
+from stepvideo.parallel.vae_conv import split_vae
 
 DIMENSIONS = ("replicate", "shard", "ulysses", "tensor")  # the last one talks most: neighbouring ranks
 T = TypeVar("T")
@@ -106,7 +108,7 @@ class TrainParallel:
         if precision.startswith("fp8"):
             float8.convert(blocks, self.device, self.cfg.tensor, emulate=precision == "fp8-emulated")
         if self.cfg.tensor > 1 or self.cfg.ulysses > 1:
-            divided.partial = self._divide_dit(net)
+            divided.partial = self._divide_network(net, train)
         if train and blocks:
             recompute(blocks, POLICIES[self.cfg.checkpointing](self.cfg))
         if self.cfg.compile:
@@ -181,6 +183,19 @@ class TrainParallel:
         copied = copy.deepcopy(self._nets[net].skeleton)
         copied.load_state_dict(state, strict=True, assign=True)
         return copied
+
+    def _divide_network(self, net: nn.Module, train: bool) -> list[str]:
+        """What `tensor` and `ulysses` do to it; the names of what they leave partial gradients of."""
+        if isinstance(net, VideoVAE) and self.cfg.tensor == 1:
+            assert self.mesh is not None
+            sizes = (self.cfg.ulysses // self.cfg.rows, self.cfg.rows)
+            inside = self.mesh["ulysses"]._unflatten(0, sizes, ("frames", "rows"))
+            limit(inside, TIMEOUT_S)
+            split_vae(net, time=inside.get_group("frames"), height=inside.get_group("rows"))
+            return []
+        if not isinstance(net, DiT) and not train:
+            return []  # small beside what is trained: computed whole by every rank
+        return self._divide_dit(net)
 
     def _divide_dit(self, net: nn.Module) -> list[str]:
         """Tensor and Ulysses parallelism; the names of what they leave partial gradients of."""

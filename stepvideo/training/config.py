@@ -140,6 +140,11 @@ class VAETrainConfig(TrainStageConfig):
         _positive(steps=self.steps, batch_size=self.batch_size)
         _positive(crops_per_clip=self.crops_per_clip, crop_tries=self.crop_tries, gan_window=self.gan_window)
         _one_of("gan_when", self.gan_when, ("step", "converged"))
+        if self.gan and (inside := self.runtime.parallel.ulysses) > 1:
+            raise ValueError(
+                f"gan={self.gan} with runtime.parallel.ulysses={inside}: the adversarial weight is not computed over "
+                "ranks that divide a clip; train without it there (gan=0), or leave ulysses at 1"
+            )
         if self.joint_images and self.image_share:
             raise ValueError(
                 f"joint_images={self.joint_images} with image_share={self.image_share}: with images in every step "

@@ -39,6 +39,21 @@ def test_ranks_and_micro_batches_train_the_same_vae(ranks, tmp_path, changes):
     assert gap(together, alone) < 1e-5
 
 
+@pytest.mark.parametrize("degrees", [{"ulysses": 2}, {"ulysses": 2, "rows": 2}], ids=["frames", "rows"])
+def test_ranks_inside_a_clip_train_the_same_vae(ranks, tmp_path, degrees):
+    changes = {"gan": 0.0, "vae": DUAL, "lengths": [17], "sizes": [32], "joint_images": 2}
+    alone = cases.train(changes, tmp_path / "alone")
+    divided = {**changes, "runtime": {"parallel": degrees}}
+    together, exchanges = ranks(2, cases.train_counting, divided, tmp_path / "two", 2)[0]
+    assert exchanges > 100, "the clips were not divided"
+    assert gap(together, alone) < 1e-5
+
+
+def test_ranks_inside_a_clip_leave_the_adversary_out(tmp_path):
+    with pytest.raises(ConfigError, match="gan=0.5 with runtime.parallel.ulysses=2"):
+        cases.module(cases.config(runtime={"parallel": {"ulysses": 2}}))
+
+
 def test_parts_learn_from_their_step_on(tmp_path):
     changes = {"vae": DUAL, "lengths": [9], "unfreeze": {"mid": 1, "backbone": 2, "decoder.up.0": 9}, "gan": 0.0}
     vae = cases.module(cases.config(**changes)).net

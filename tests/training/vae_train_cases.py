@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from stepvideo.config import load
@@ -80,6 +81,12 @@ def train(changes: dict[str, Any], folder: Path, ranks: int = 1) -> Result | Non
     if rank:
         return None
     return made.curve, {part: {n: p.detach() for n, p in net.named_parameters()} for part, net in nets.items()}
+
+
+def train_counting(changes: dict[str, Any], folder: Path, ranks: int) -> tuple[Result | None, int]:
+    """`train`, and how often ranks exchanged parts of a clip."""
+    with mock.patch.object(dist, "all_to_all_single", wraps=dist.all_to_all_single) as exchange:
+        return train(changes, folder, ranks), exchange.call_count
 
 
 class Alone:

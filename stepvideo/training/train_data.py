@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepvideo.data.balance import Plan
-from stepvideo.data.buckets import Bucket
+from stepvideo.data.balance_config import BucketConfig
+from stepvideo.data.buckets import Bucket, buckets
 from stepvideo.data.clips import load_ids
 from stepvideo.data.flow_draws import Draws
 from stepvideo.data.flow_source import FlowSource
-from stepvideo.data.latent_cache import ClipSet, LatentCache
+from stepvideo.data.latent_cache import ClipSet, LatentCache, vae_digest
 from stepvideo.data.pixel_set import clip_set, prepare
 from stepvideo.data.source import Batch
 from stepvideo.data.text_cache import TextCache
@@ -38,9 +39,13 @@ class TrainData:
 
     @classmethod
     def open(cls, cfg: TrainConfig, inputs: Mapping[str, Path]) -> TrainData:
-        """Raises StepVideoError where the cache was made for something else, or has none of the clips."""
+        """Raises StepVideoError where the cache was made for something else, or by another VAE than the one that is to
+        encode clips, or has none of the clips.
+        """
         runtime = cfg.runtime
         cache = LatentCache(runtime.latents_url or inputs["latents"], Path(runtime.latents_local or "latents"))
+        if cache.settings["on_the_fly"] and "vae" in inputs:
+            cache.require(vae=vae_digest(inputs["vae"]))
         if "init" in inputs:
             cache.require_model(inputs["init"])
         ids = load_ids(inputs["subsets"] / f"{cfg.subset}.parquet")
@@ -63,7 +68,7 @@ class TrainData:
     def plan(self, dit: DiTConfig) -> Plan:
         """Which samples every step has, balanced by what they cost this network."""
         self.cache.require(z_channels=dit.in_channels)
-        sizes = {b: len(rows) for b, rows in self.videos.buckets.items()} if self.videos else {}
+        sizes = self._sizes(self.videos) if self.videos else {}
         # images of several aspects cost about the same: the dearest stands for all
         stills = [max(self.images.buckets, key=lambda b: self.flops(dit, b))] if self.images else []
         costs = {b: float(self.flops(dit, b)) for b in [*sizes, *stills]}
@@ -91,6 +96,12 @@ class TrainData:
         if self.held_out is None or not most:
             return None
         return HeldOut(self.held_out, len(self.held_out), most, self.text, self.cfg.captions, self.encoder())
+
+    def _sizes(self, videos: ClipSet) -> dict[str, int]:
+        """Clips in every bucket that the cache was made for: one that has none is for the plan to refuse."""
+        lengths, sizes = (self.cache.settings[name] for name in ("lengths", "resolutions"))
+        every = map(str, buckets(BucketConfig(lengths, sizes[self.cfg.resolution])))
+        return {b: len(videos.buckets.get(b, ())) for b in every}
 
     def _latent(self, bucket: str) -> tuple[int, int, int]:
         frames, _, height, width = self.cache.shape(bucket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -14,9 +15,13 @@ TIMEOUT_S = 180  # a machine that others use, too, takes a minute to import torc
 
 
 class RankPool:
-    """`pool(n, function, *args)` calls `function(*args)` on n ranks and returns what each returned."""
+    """`pool(n, function, *args)` calls `function(*args)` on n ranks and returns what each returned.
 
-    def __init__(self, size: int) -> None:
+    An answer that comes after its call was given up is dropped: one slow case does not fail the next.
+    """
+
+    def __init__(self, size: int, timeout_s: float = TIMEOUT_S) -> None:
+        self.timeout_s, self._call = timeout_s, 0
         context = multiprocessing.get_context("spawn")
         pipes = [context.Pipe() for _ in range(size)]
         self._ours = [ours for ours, _ in pipes]
@@ -36,13 +41,19 @@ class RankPool:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
+        self._call += 1
         for rank, pipe in enumerate(self._ours[:n]):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            pipe.send(({k: str(v) for k, v in place.items()}, function, args))
+            pipe.send((self._call, {k: str(v) for k, v in place.items()}, function, args))
         answers = []
         for rank, pipe in enumerate(self._ours[:n]):
-            assert pipe.poll(TIMEOUT_S), f"rank {rank} of {function.__name__}{args} does not answer"
-            answers.append(pipe.recv())
+            call, until = 0, time.monotonic() + self.timeout_s
+            while call != self._call:
+                assert pipe.poll(max(0.0, until - time.monotonic())), (
+                    f"rank {rank} of {function.__name__}{args} does not answer"
+                )
+                call, *answer = pipe.recv()
+            answers.append(answer)
         failed = [f"rank {rank}:\n{said}" for rank, (ok, said) in enumerate(answers) if not ok]
         assert not failed, f"{function.__name__}{args}\n" + "\n".join(failed)
         return [result for _, result in answers]
@@ -55,11 +66,11 @@ def _serve(calls: Connection) -> None:
 
     torch.set_num_threads(1)
     while True:
-        environment, function, args = calls.recv()
+        call, environment, function, args = calls.recv()
         os.environ.update(environment)
         try:
             result = True, function(*args)
         except Exception:
             result = False, traceback.format_exc()
         disconnect()
-        calls.send(result)
+        calls.send((call, *result))

@@ -93,9 +93,14 @@ def recompute(blocks: Sequence[nn.Module], policy: Policy) -> None:
                 checkpoint,
                 block.forward,
                 use_reentrant=False,
-                preserve_rng_state=False,  # no network of ours draws random numbers in its forward
+                preserve_rng_state=_draws(block),
                 **policy.options,
             )
+
+
+def _draws(block: nn.Module) -> bool:
+    """Whether its forward draws random numbers, which a recomputation must draw again: adapters may, no more."""
+    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in block.modules())
 
 
 def compile_blocks(blocks: Sequence[nn.Module]) -> None:

@@ -21,6 +21,7 @@ from stepvideo import storage  # noqa: E402
 from stepvideo.config import load  # noqa: E402
 from stepvideo.errors import ArtifactError, ConfigError  # noqa: E402
 from stepvideo.models.checkpoints import load_dit, save_dit  # noqa: E402
+from stepvideo.parallel.activation import Fraction, recompute  # noqa: E402
 from stepvideo.parallel.config import TrainParallelConfig  # noqa: E402
 from stepvideo.training import lora, lora_command  # noqa: E402
 from stepvideo.training.lora_config import ATTENTION, FEED_FORWARD, LoRAConfig  # noqa: E402
@@ -66,6 +67,18 @@ def test_only_adapters_learn_and_start_from_the_network_itself():
     with lora.adapters_off(net):
         assert torch.equal(net(**batch()), base(**batch()))
     assert not close(net(**batch()), base(**batch())), "on again"
+
+
+def test_what_is_recomputed_drops_the_same_inputs():
+    grads = []
+    for share in (0.0, 1.0):
+        net = network()
+        lora.apply(net, LoRAConfig(rank=4, dropout=0.5), seed=3)
+        recompute(list(net.transformer_blocks), Fraction(share))
+        torch.manual_seed(0)
+        net(**batch()).square().mean().backward()
+        grads.append([p.grad for p in net.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone():

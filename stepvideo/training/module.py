@@ -60,6 +60,10 @@ class StageModule(L.LightningModule):
 
     # ------------------------------------------------------------------------------------ what subclasses may change
 
+    def sometimes(self) -> Sequence[str]:
+        """Names that `loss` logs for some micro-batches only, so that all ranks add up the same ones."""
+        return ()
+
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         raise NotImplementedError
 
@@ -168,7 +172,7 @@ class StageModule(L.LightningModule):
 
     def _means(self, found: list[tuple[float, Logs]]) -> dict[str, float]:
         """Of the global batch, by name: each micro-batch counts by its share of those that have the name."""
-        names = sorted({name for _, logs in found for name in logs})
+        names = sorted({name for _, logs in found for name in logs} | set(self.sometimes()))
         sums = torch.zeros(2, len(names), dtype=torch.float64, device=self.parallel.device)
         for share, logs in found:
             for name, value in logs.items():

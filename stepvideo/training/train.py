@@ -38,6 +38,9 @@ class TrainModule(StageModule):
         super().__init__(cfg.optim, cfg.steps)
         self.cfg, self.net, self.source, self.encode = cfg, dit, source, encode
 
+    def sometimes(self) -> list[str]:
+        return ["loss_image", "loss_video"]  # a rank may have packs of one kind only
+
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         each = flow_loss(self.net, self.encode(batch) if self.encode else batch)
         batch["each"], loss = each.detach(), each.mean()

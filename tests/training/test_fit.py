@@ -18,6 +18,7 @@ from stepvideo.stage import StageContext
 from stepvideo.training.config import OptimConfig, TrainStageConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.module import StageModule
+from stepvideo.training.train import TrainModule
 
 
 @dataclass
@@ -123,3 +124,22 @@ def test_sampler_loses_and_doubles_nothing():
     for epoch in range(6):
         assert sorted(drawn[7 * epoch : 7 * epoch + 7]) == list(range(7))
     assert Sampler(7, 3, seed=1).batch(9) == sampler.batch(9)
+
+
+def test_what_only_some_micro_batches_log_is_added_up_under_its_own_name():
+    """Packs of a step may be of images or of videos alone (balance.method coarse, none)."""
+    rows = []
+
+    class Rank:
+        device = torch.device("cpu")
+
+        def mean(self, x):
+            rows.append(x)
+            return sum(r for r in rows if r.shape == x.shape)
+
+    module = TrainModule.__new__(TrainModule)
+    StageModule.__init__(module, OptimConfig(), 1)
+    module.parallel = Rank()
+    module._means([(0.25, {"loss": 1.0, "loss_image": 1.0})])
+    both = module._means([(0.25, {"loss": 2.0, "loss_video": 2.0}), (0.5, {"loss": 2.0, "loss_video": 2.0})])
+    assert both == {"loss": 1.75, "loss_image": 1.0, "loss_video": 2.0}

@@ -44,9 +44,18 @@ class ClipFrames:
             for image in (False, True)
             for crop in (False, True)
         }
+        steps = [False] if not cfg.image_share else [True] if cfg.image_share == 1 else [False, True]
+        kinds = {*steps, True} if cfg.joint_images else steps
+        crop = bool(cfg.crop and cfg.crop_share == 1)
+        self.fewest = min(self.rows[image, crop].batch_size for image in kinds)  # samples of a kind in any step
 
     def micro_batches(self, step: int, rank: int, ranks: int, accumulate: int) -> list[Batch]:
-        """`x` [b, t, 3, h, w] in [-1, 1]; `index`: the samples' places in the global batch."""
+        """`x` [b, t, 3, h, w] in [-1, 1]; `index`: the samples' places in the global batch.
+
+        Raises:
+            ValueError: fewer samples than micro-batches, in whatever step it will be.
+        """
+        deal(self.fewest, rank, ranks, accumulate)
         draw = rng(self.cfg.seed, "vae batch", step)
         shown = [self._draw(step, bool(draw.random() < self.cfg.image_share), draw)]
         if self.cfg.joint_images:

@@ -78,3 +78,10 @@ def test_ranks_share_the_batch_of_one_process(frames):
         one = shown(data, step)
         halves = [shown(data, step, rank, 2) for rank in range(2)]
         assert torch.equal(one[0::2], halves[0]) and torch.equal(one[1::2], halves[1])
+
+
+def test_a_step_of_clips_that_cannot_be_dealt_is_refused_in_a_step_of_images(frames):
+    data = frames(image_share=0.999, images_per_clip=4)  # 8 images nearly always, else 2 clips
+    assert len(data.micro_batches(0, 0, 2, 1)[0]["index"]) == 4
+    with pytest.raises(ValueError, match="a batch of 2 samples cannot be dealt to 2 .* ranks x 2 micro-batches"):
+        data.micro_batches(0, 0, 2, 2)

@@ -49,6 +49,7 @@ class TrainRuntime(Runtime):
 
     def __post_init__(self) -> None:
         _positive(accumulate=self.accumulate, keep=self.keep, prefetch=self.prefetch)
+        _positive(checkpoint_every=self.checkpoint_every, log_every=self.log_every)
 
 
 @dataclass
@@ -78,6 +79,12 @@ class OptimConfig:
         _one_of("optim.name", self.name, ("adamw", "muon"))
         _one_of("optim.decay", self.decay, ("constant", "cosine"))
         _positive(lr=self.lr, muon_lr=self.muon_lr, clip=self.clip)
+        if self.warmup < 0:
+            raise ValueError(f"optim.warmup={self.warmup} must be 0 (none) or more steps")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"optim.ema={self.ema} must lie in [0, 1); 0 keeps no average")
+        if len(self.betas) != 2:
+            raise ValueError(f"optim.betas={list(self.betas)}: give two")
 
 
 @dataclass
@@ -96,6 +103,10 @@ class TextConfig(TrainStageConfig):
     llm_steps: int = 200
     llm_batch: int = 64
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-3))
+
+    def __post_init__(self) -> None:
+        _positive(clip_steps=self.clip_steps, clip_batch=self.clip_batch)
+        _positive(llm_steps=self.llm_steps, llm_batch=self.llm_batch)
 
 
 @dataclass
@@ -211,6 +222,8 @@ class TrainConfig(TrainStageConfig):
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("media", self.media, MEDIA)
         _positive(steps=self.steps)
+        if self.held_out == 1:
+            raise ValueError("held_out=1 leaves no clip to train on; give a share below 1")
         if (self.media == "joint") != (self.balance.video_to_image > 0):
             raise ValueError(
                 f"media={self.media!r} with balance.video_to_image={self.balance.video_to_image}: joint training needs "
@@ -283,6 +296,7 @@ class DPOConfig(TrainStageConfig):
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, ema=0.0))
 
     def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
         _positive(beta=self.beta, steps=self.steps, batch_size=self.batch_size)
 
 
@@ -309,3 +323,8 @@ class TurboConfig(TrainStageConfig):
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=8, cfg_schedule="diminishing"))
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(name="muon", lr=3e-4, ema=0.99))
+
+    def __post_init__(self) -> None:
+        _one_of("weight", self.weight, ("none", "eq10_printed", "eq10_source"))
+        _one_of("precision", self.precision, PRECISIONS)
+        _positive(steps=self.steps, batch_size=self.batch_size)

@@ -27,7 +27,7 @@ def convert(blocks: Sequence[nn.Module], device: torch.device, tensor: int, emul
     if not emulate and (device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY):
         raise ConfigError(
             f"precision=fp8 needs a CUDA device of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or more (Ada, "
-            f"Hopper), not {device}; use bf16-mixed, or fp8-emulated to see what fp8 does to a loss"
+            f"Hopper), not {device}; use bf16-mixed"
         )
     try:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training

@@ -66,7 +66,7 @@ def fit(
     except ValueError as e:
         raise ConfigError(str(e)) from e
     keeper = _Keeper(Checkpointer(ctx.work / name, parallel, runtime.keep, ctx.sink), runtime)
-    watching = watchers(ctx, cost, held_out)
+    watching = watchers(ctx, cost, held_out, name)
     while True:
         try:
             _run(module, keeper, dealt, [*watching, *callbacks, keeper])

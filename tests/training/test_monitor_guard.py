@@ -106,7 +106,7 @@ def test_rollback_goes_over_the_step_and_equals_a_skip(tmp_path):
     """The step is at fault, not the weights: going back four steps and over it leads where dropping it leads."""
     skip = run(tmp_path / "skip", {6: NAN}, GuardConfig("skip"))
     back = run(tmp_path / "back", {6: NAN}, GuardConfig("rollback"))
-    assert json.loads((tmp_path / "back" / "work" / "skipped.json").read_text()) == [6]
+    assert json.loads((tmp_path / "back" / "work" / "fit" / "skipped.json").read_text()) == [6]
     assert [f["action"] for f in faults(tmp_path / "back")] == ["rollback"]
     names = [r["name"] for r in read_events(tmp_path / "back" / "events.jsonl")[0] if r["type"] == "event"]
     assert "rolled_back" in names and "step_gone_over" in names
@@ -167,3 +167,13 @@ def test_impossible_settings():
     for bad in ({"not_finite": "log"}, {"spike": "ignore"}, {"threshold": 0.0}, {"min_history": 4}, {"max_skips": -1}):
         with pytest.raises(ValueError, match="guard."):
             GuardConfig(**bad)
+
+
+def test_trainings_of_one_stage_go_over_their_own_steps(tmp_path):
+    context = flow_context(tmp_path, guard=GuardConfig("rollback"))
+    fit(ToyFlow(8, {6: NAN}), context, name="first")
+    second = ToyFlow(8)
+    fit(second, context, name="second")
+    assert [step for step, *_ in second.curve] == list(range(8))
+    events = [r for r in read_events(tmp_path / "events.jsonl")[0] if r.get("name") == "step_gone_over"]
+    assert [e["step"] for e in events] == [6], "once, by the first"

@@ -1,7 +1,8 @@
 """Judges every step before its update is taken: losses and gradients that are not finite, or that spike.
 
-    WORK/faults.jsonl   a line a fault: step, reason, loss, gradient norm, what was done, clips with their losses
-    WORK/skipped.json   steps that a rollback goes over; read again after the restart
+    WORK/faults.jsonl        a line a fault: step, reason, loss, gradient norm, what was done, clips with their losses
+    WORK/NAME/skipped.json   steps that a rollback of training NAME goes over, beside its checkpoints; read again after
+                             the restart
 
 All ranks judge the same numbers by the same history, so they agree without talking. Only a fault gathers its clips.
 """
@@ -33,8 +34,8 @@ class Guard(Callback):
     hide a worse one, and a curve that has come to another level is believed after a few steps.
     """
 
-    def __init__(self, cfg: GuardConfig) -> None:
-        self.cfg = cfg
+    def __init__(self, cfg: GuardConfig, name: str = "fit") -> None:
+        self.cfg, self.name = cfg, name
         self.loss = Window(cfg.window, cfg.min_history, cfg.threshold)
         self.norm = Window(cfg.window, cfg.min_history, cfg.threshold, log=True)
         self.dropped = 0  # updates in a row
@@ -47,8 +48,8 @@ class Guard(Callback):
         self.module = pl_module
         self.ctx = self.module.ctx
         self.module.guard = self
-        path = self.ctx.work / "skipped.json"
-        self.over = storage.read_json(path) if path.exists() else []
+        self.path = self.ctx.work / self.name / "skipped.json"
+        self.over = storage.read_json(self.path) if self.path.exists() else []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         self._micro = batch["micro"]
@@ -113,15 +114,13 @@ class Guard(Callback):
             dist.all_gather_object(found, mine)
         # ranks that share samples name them twice
         clips = list(dict.fromkeys(pair for part in found for pair in part))
-        return sorted(
-            clips, key=lambda c: (c[1] is None, 0.0 if c[1] is None else -c[1] if c[1] == c[1] else -math.inf)
-        )
+        return sorted(clips, key=_worst_first)
 
     def _record(self, fault: dict[str, Any], loss: float, norm: float, clips: list[tuple[str, float | None]]) -> None:
         if self.ctx.rank:
             return
         if fault["action"] == "rollback":
-            storage.write_json(self.ctx.work / "skipped.json", self.over)
+            storage.write_json(self.path, self.over)
         fault |= {"loss": _json(loss), "grad_norm": _json(norm)}
         whole = fault | {"clips": [{"id": i, "loss": _json(v)} for i, v in clips]}
         with (self.ctx.work / "faults.jsonl").open("a", encoding="utf-8") as f:
@@ -137,11 +136,11 @@ class Guard(Callback):
         self.dropped = state_dict["dropped"]
 
 
-def _worst_first(clip: tuple[str, float | None]) -> float:
+def _worst_first(clip: tuple[str, float | None]) -> tuple[bool, float]:
     loss = clip[1]
     if loss is None:
-        return 0.0
-    return -math.inf if math.isnan(loss) else -loss
+        return True, 0.0
+    return False, -math.inf if math.isnan(loss) else -loss
 
 
 def _json(value: float | None) -> float | str | None:

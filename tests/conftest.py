@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from rank_pool import RankPool
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores; also makes sums reproducible
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -26,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in wanting:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[RankPool]:
+    from rank_pool import RankPool
+
+    with RankPool() as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stepvideo.stage import StageContext
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "toys"))
-
-from clip_catalog import curated  # noqa: E402, F401
-from latent_cache import cache  # noqa: E402, F401
+from clip_catalog import curated  # noqa: F401
+from latent_cache import cache  # noqa: F401

@@ -1,15 +1,13 @@
-"""Makes `tests/toys` importable; the service over a model that is not one."""
+"""The service over a model that is not one."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "toys"))
 if TYPE_CHECKING:
     from served import Server
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
-from rank_pool import RankPool
 
 
-def test_an_answer_that_comes_too_late_is_not_the_next_calls():
-    with RankPool(1) as pool:
-        assert pool(1, abs, -1) == [1]
-        whole, pool.timeout_s = pool.timeout_s, 0.1
-        with pytest.raises(AssertionError, match="rank 0 of sleep.* does not answer"):
-            pool(1, time.sleep, 2)
-        pool.timeout_s = whole
-        assert pool(1, abs, -2) == [2]
+def dies() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        ((time.sleep, 60), "rank 0:\ndoes not answer within 5 s"),
+        ((dies,), "rank 0:\ndied"),
+        ((int, "x"), "rank 1:\n(?s:.*)ValueError: invalid literal"),
+    ],
+)
+def test_what_went_wrong_is_said_and_the_next_call_is_not_disturbed(ranks, monkeypatch, call, said):
+    monkeypatch.setattr(ranks, "timeout_s", 5)
+    with pytest.raises(AssertionError, match=said):
+        ranks(2, *call)
+    assert ranks(2, abs, -2) == [2, 2]

@@ -2,9 +2,4 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "toys"))
-
-from whole import smoke  # noqa: E402, F401
+from whole import smoke  # noqa: F401

@@ -2,9 +2,4 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "toys"))
-
-from fixtures import mini, toys  # noqa: E402, F401
+from fixtures import mini, toys  # noqa: F401

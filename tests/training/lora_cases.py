@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import torch
+from latent_cache import DIT, WIDTH, Z
+from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "toys"))
-
-import torch  # noqa: E402
-from latent_cache import DIT, WIDTH, Z  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from stepvideo.data.source import deal  # noqa: E402
-from stepvideo.models.config import DiTConfig  # noqa: E402
-from stepvideo.models.dit import DiT  # noqa: E402
-from stepvideo.parallel.config import TrainParallelConfig  # noqa: E402
-from stepvideo.parallel.train import TrainParallel  # noqa: E402
-from stepvideo.training import lora  # noqa: E402
-from stepvideo.training.lora_config import LoRAConfig  # noqa: E402
+from stepvideo.data.source import deal
+from stepvideo.models.config import DiTConfig
+from stepvideo.models.dit import DiT
+from stepvideo.parallel.config import TrainParallelConfig
+from stepvideo.parallel.train import TrainParallel
+from stepvideo.training import lora
+from stepvideo.training.lora_config import LoRAConfig
 
 CFG = LoRAConfig(rank=4, alpha=8.0)
 BATCH = 4

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from latent_cache import Z
+from lora_cases import CFG, batch, network, three_steps
+from safetensors.torch import load_file, save_file
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "parallel")]
-
-from latent_cache import Z  # noqa: E402
-from lora_cases import CFG, batch, network, three_steps  # noqa: E402
-from rank_pool import RankPool  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from stepvideo import storage  # noqa: E402
-from stepvideo.config import load  # noqa: E402
-from stepvideo.errors import ArtifactError, ConfigError  # noqa: E402
-from stepvideo.models.checkpoints import load_dit, save_dit  # noqa: E402
-from stepvideo.parallel.activation import Fraction, recompute  # noqa: E402
-from stepvideo.parallel.config import TrainParallelConfig  # noqa: E402
-from stepvideo.training import lora, lora_command  # noqa: E402
-from stepvideo.training.lora_config import ATTENTION, FEED_FORWARD, LoRAConfig  # noqa: E402
-from stepvideo.training.lora_files import find, merged, write  # noqa: E402
+from stepvideo import storage
+from stepvideo.config import load
+from stepvideo.errors import ArtifactError, ConfigError
+from stepvideo.models.checkpoints import load_dit, save_dit
+from stepvideo.parallel.activation import Fraction, recompute
+from stepvideo.parallel.config import TrainParallelConfig
+from stepvideo.training import lora, lora_command
+from stepvideo.training.lora_config import ATTENTION, FEED_FORWARD, LoRAConfig
+from stepvideo.training.lora_files import find, merged, write
 
 pytest.importorskip("peft")
 LAYERS = len(ATTENTION) + len(FEED_FORWARD)
@@ -189,18 +183,17 @@ def test_bad_input(trained, tmp_path):
 PLANS = {"zero0": {"zero": 0}, "zero1": {"zero": 1}, "zero3": {"zero": 3}, "full": {"zero": 3, "checkpointing": "full"}}
 
 
-def test_two_ranks_learn_as_one():
+def test_two_ranks_learn_as_one(ranks):
     """FSDP2 with frozen weights beside adapters, and the network without adapters in the same step."""
     alone = three_steps(TrainParallelConfig(zero=0), 1)
     assert alone[0][2] < alone[0][1] < alone[0][0], "they do learn"
     base = network().state_dict()
     still = {k.replace(".base_layer.", "."): v for k, v in alone[2].items() if "lora_" not in k}
     assert still.keys() == base.keys() and all(torch.equal(still[k], base[k]) for k in base)
-    with RankPool(2) as pool:
-        for name, plan in (PLANS | {"ulysses": {"ulysses": 2}}).items():
-            losses, norms, state = pool(2, three_steps, TrainParallelConfig(**plan), 2)[0]
-            assert losses == pytest.approx(alone[0], rel=1e-5), name
-            assert norms == pytest.approx(alone[1], rel=1e-5), name
-            assert state.keys() == alone[2].keys()
-            for key, tensor in state.items():
-                assert close(tensor, alone[2][key]), (name, key)
+    for name, plan in (PLANS | {"ulysses": {"ulysses": 2}}).items():
+        losses, norms, state = ranks(2, three_steps, TrainParallelConfig(**plan), 2)[0]
+        assert losses == pytest.approx(alone[0], rel=1e-5), name
+        assert norms == pytest.approx(alone[1], rel=1e-5), name
+        assert state.keys() == alone[2].keys()
+        for key, tensor in state.items():
+            assert close(tensor, alone[2][key]), (name, key)

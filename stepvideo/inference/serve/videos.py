@@ -8,6 +8,7 @@ import logging
 import math
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,11 @@ class Videos:
                 self.history.drop(job)
             self._unwanted.discard(job.id)
             job.error, job.finished = error, time.time()
-            job.state = state  # last: who sees it finds the rest in place
-            log.info("video %s %s%s", job.id, state, f": {error}" if error else "")
-            self.history.save(job)
+            try:
+                self.history.save(replace(job, state=state))
+            finally:
+                job.state = state  # last: who sees it finds the rest in place, also after a crash
+                log.info("video %s %s%s", job.id, state, f": {error}" if error else "")
 
 
 def check_image(data: bytes, limits: Limits) -> None:

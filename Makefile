@@ -75,6 +75,10 @@ soak: setup ## The long tests: kill loops, statistics; the log goes to benchmark
 bench: setup ## The benchmarks: ratios measured in one run, on a quiet machine; fails when a bar is missed
 	@$(BIN)/python benchmarks/model_speed.py --check
 	@$(BIN)/python benchmarks/generation_memory.py --check
+	@$(BIN)/python benchmarks/balance.py --check
+	@$(BIN)/python benchmarks/monitor_overhead.py --check
+	@$(BIN)/python benchmarks/dit_step.py --check
+	@$(BIN)/python benchmarks/vae_layout.py
 
 .PHONY: check
 check: setup ## Formatting, lint, types, layers and the rules of the house

@@ -58,9 +58,11 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
     sft = [f"sft.{i + 1}" for i in range(cfg["sft_runs"])]
     models = ["t2vi_540.s6", sft[0], "average", "dpo", "turbo"]
 
-    def data(family: str) -> dict[str, str]:
+    def data(family: str, name: str) -> dict[str, str]:
         """What a stage of the DiT reads; sampling along the way takes the other networks too."""
-        return {**coded, "vae": vae, "text": "text"} if cfg["stages"][family]["samples"]["every"] else coded
+        every = _changed(cfg.get("only") or {}, name, "samples", "every")
+        samples = cfg["stages"][family]["samples"]["every"] if every is None else every
+        return {**coded, "vae": vae, "text": "text"} if samples else coded
 
     def gate(model: str) -> dict[str, str]:
         """The first evaluation tries the oracle on known truth; the others take its verdict."""
@@ -88,17 +90,18 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         table += [_ready("dit", weights["dit"])]
     table += [
         Row("latents", "latents", {**clips, "vae": vae, "text": "text", **start}),
-        Row("t2i", "train", {**start, **data("t2i")}),
+        Row("t2i", "train", {**start, **data("t2i", "t2i")}),
     ]
     previous = "t2i"
     for family, subsets in (("t2vi_192", ("s1", "s2", "s3")), ("t2vi_540", ("s4", "s5", "s6"))):
         resolution = "low" if family == "t2vi_192" else "high"
         for s in subsets:
             fixed = {"subset": s, "resolution": resolution}
-            table.append(Row(f"{family}.{s}", "train", {"init": previous, **data(family)}, family, fixed))
-            previous = f"{family}.{s}"
+            name = f"{family}.{s}"
+            table.append(Row(name, "train", {"init": previous, **data(family, name)}, family, fixed))
+            previous = name
     for i, name in enumerate(sft):
-        table.append(Row(name, "train", {"init": previous, **data("sft")}, "sft", {"subset": f"sft_{i + 1}"}))
+        table.append(Row(name, "train", {"init": previous, **data("sft", name)}, "sft", {"subset": f"sft_{i + 1}"}))
     curves = {f"train.{r.name}": r.name for r in table if r.kind in ("text", "vae", "train")}
     curves |= {"train.dpo": "dpo", "train.turbo": "turbo"}
     table += [
@@ -113,6 +116,14 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         ),
     ]
     return table
+
+
+def _changed(only: Any, name: str, *keys: str) -> Any:
+    """What `only` sets for a stage; None: nothing."""
+    for key in (*name.split("."), *keys):
+        # YAML reads the 1 of sft.1 as a number
+        only = {str(k): v for k, v in only.items()}.get(key) if isinstance(only, Mapping) else None
+    return only
 
 
 def _raw(folder: str, absent: bool = False) -> dict[str, Any]:

@@ -36,20 +36,6 @@ class Pack:
     images: list[int]
 
 
-def check_ranks(packs: int, ranks: int) -> None:
-    """Pack p of a step belongs to data-parallel rank p % ranks, so that ranks have equally many.
-
-    Raises:
-        ConfigError: they cannot have.
-    """
-    if packs % ranks:
-        more = -(-packs // ranks) * ranks
-        raise ConfigError(
-            f"balance.packs={packs}: {packs} packs a step cannot be dealt to {ranks} data-parallel ranks evenly; set "
-            f"balance.packs to {more}, or use a number of ranks that divides {packs}"
-        )
-
-
 class Plan:
     """The packs of every step of a run.
 

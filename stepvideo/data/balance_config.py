@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stepvideo.errors import ConfigError
+
 METHODS = ("none", "coarse", "uniform", "hybrid")
 
 
@@ -56,3 +58,17 @@ class BalanceConfig:
                 raise ValueError(f"balance.{name}={getattr(self, name)}: give 0 (none) or more")
         if self.alpha and self.alpha < 1:
             raise ValueError(f"balance.alpha={self.alpha}: give 1 or more, or 0 to have it solved for")
+
+
+def check_ranks(packs: int, ranks: int) -> None:
+    """Pack p of a step belongs to data-parallel rank p % ranks, so that ranks have equally many.
+
+    Raises:
+        ConfigError: they cannot have.
+    """
+    if packs % ranks:
+        more = -(-packs // ranks) * ranks
+        raise ConfigError(
+            f"balance.packs={packs}: {packs} packs a step cannot be dealt to {ranks} data-parallel ranks evenly; set "
+            f"balance.packs to {more}, or use a number of ranks that divides {packs}"
+        )

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepvideo.data.balance import Pack, check_ranks
+from stepvideo.data.balance import Pack
+from stepvideo.data.balance_config import check_ranks
 from stepvideo.data.draw import rng
 from stepvideo.data.flow_draws import Draws, gaussian, timesteps
 from stepvideo.data.source import Batch

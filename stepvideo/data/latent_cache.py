@@ -65,6 +65,21 @@ class LatentCache:
                     "clips again with that (stage `latents`), or change what asks for it"
                 )
 
+    def copy_at(self, root: str, local: Path | None = None) -> LatentCache:
+        """The copy of this cache that is kept at `root`.
+
+        Raises:
+            ArtifactError: it holds something else.
+            ConfigError: a URL without a local folder.
+        """
+        copy = LatentCache(root, local)
+        if (copy.settings, copy.shards.index) != (self.settings, self.shards.index):
+            raise ArtifactError(
+                f"the latent cache {root} is not a copy of {self.root}, which the stage was planned with: upload that "
+                "(its `out` folder), or leave runtime.latents_url empty"
+            )
+        return copy
+
     def require_model(self, root: Path) -> None:
         """Compare the statistics of a model's latents with this cache's.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stepvideo.config import Runtime, StageConfig
-from stepvideo.data.balance_config import BalanceConfig
+from stepvideo.data.balance_config import BalanceConfig, check_ranks
 from stepvideo.diffusion.config import SamplingConfig, TimestepConfig
 from stepvideo.models.config import (
     CLIPImageConfig,
@@ -165,6 +165,12 @@ class VAETrainConfig(TrainStageConfig):
         for size in self.sizes:
             if size % factor:
                 raise ValueError(f"sizes: {size} is not a multiple of {factor}, the VAE's spatial factor")
+        if self.crop % factor or self.crop > max(self.sizes):
+            raise ValueError(f"crop={self.crop}: give a multiple of {factor} up to the largest size, {max(self.sizes)}")
+        longest = self.vae.frame_len or max(self.lengths)
+        for length in self.lengths:
+            if not 1 <= length <= longest:
+                raise ValueError(f"lengths: {length} is not in 1 … {longest}, the frames of the VAE's chunks")
 
 
 @dataclass
@@ -234,6 +240,10 @@ class TrainConfig(TrainStageConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
         if not self.captions or abs(sum(self.captions.values()) - 1) > 1e-6:
             raise ValueError(f"captions={dict(self.captions)}: the probabilities must add up to 1")
+        run = self.runtime
+        inside = run.parallel.tensor * run.parallel.ulysses  # ranks that compute one micro-batch together
+        if not run.nproc % inside:  # else that is what is wrong: `parallel` says so
+            check_ranks(self.balance.packs, run.nproc // inside)
 
 
 @dataclass

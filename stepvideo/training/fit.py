@@ -91,7 +91,8 @@ def _run(module: StageModule, keeper: _Keeper, dealt: tuple[int, int, int], call
     if start < module.steps:
         steps = range(start, module.steps)
         most = getattr(module.ctx.config, "max_failed", 0.0)
-        loader = step_loader(module.source, steps, *dealt, runtime.workers, runtime.prefetch, max_failed=most)
+        pin = module.parallel.device.type == "cuda"
+        loader = step_loader(module.source, steps, *dealt, runtime.workers, runtime.prefetch, pin, most)
         try:
             run.fit(module, Timed(loader))
         finally:

@@ -39,6 +39,8 @@ def call(args: argparse.Namespace, stages: Callable[[list[str]], Iterable[Stage]
         found = fits(stages(args.overrides))
     except ValueError as e:
         raise ConfigError(str(e)) from e
+    if not args.device_gb > 0:
+        raise ConfigError(f"--device-gb {args.device_gb:g}: give more than 0")
     device = args.device_gb * GB
     over = [f for f in found if f.memory.total > device]
     shown = found if args.all else worst(found)

@@ -35,9 +35,9 @@ def run(stage_dir: Path, steps: int, out: Path) -> Profile:
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     config = spec.typed_config()
     need = WARM + 3 * steps
-    too_few = f"{spec.stage} trains for less than {need} steps, which --steps {steps} takes; give fewer"
+    too_few = StepVideoError(f"{spec.stage} trains for less than {need} steps, which --steps {steps} takes; give fewer")
     if getattr(config, "steps", need) < need:
-        raise StepVideoError(too_few)
+        raise too_few
     torch.set_num_threads(config.runtime.threads or max(1, (os.cpu_count() or 1) // ranks))
     with tempfile.TemporaryDirectory(prefix="stepvideo-profile-") as scratch:
         work = Path(scratch)
@@ -49,10 +49,7 @@ def run(stage_dir: Path, steps: int, out: Path) -> Profile:
         except Profiled as done:
             found = done.found
         else:
-            need = WARM + 3 * steps
-            raise StepVideoError(
-                f"{spec.stage} trains for less than {need} steps, which --steps {steps} takes; give fewer"
-            )
+            raise too_few
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         found.trace.export_chrome_trace(str(out / "trace.json"))
@@ -67,6 +64,8 @@ def for_profile(config: dict, steps: int) -> dict:
     runtime = config.setdefault("runtime", {})
     runtime |= {"checkpoint_every": 10**9, "log_every": 10**9}
     runtime["monitor"] = {**runtime.get("monitor", {}), "profile_steps": steps}
+    if "samples" in config:
+        config["samples"] |= {"every": 0}
     return config
 
 

@@ -43,7 +43,9 @@ class TrainData:
         encode clips, or has none of the clips.
         """
         runtime = cfg.runtime
-        cache = LatentCache(runtime.latents_url or inputs["latents"], Path(runtime.latents_local or "latents"))
+        cache = LatentCache(inputs["latents"])
+        if runtime.latents_url:
+            cache = cache.copy_at(runtime.latents_url, Path(runtime.latents_local) if runtime.latents_local else None)
         if cache.settings["on_the_fly"] and "vae" in inputs:
             cache.require(vae=vae_digest(inputs["vae"]))
         if "init" in inputs:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stepvideo.data.balance import Pack, Plan, check_ranks
-from stepvideo.data.balance_config import METHODS, BalanceConfig
+from stepvideo.data.balance import Pack, Plan
+from stepvideo.data.balance_config import METHODS, BalanceConfig, check_ranks
 from stepvideo.data.balance_sizes import eq12, mean_size, solve_alpha
 from stepvideo.errors import ConfigError
 

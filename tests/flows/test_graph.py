@@ -90,3 +90,19 @@ def test_the_shipped_vae_can_be_tuned() -> None:
     nodes = {n.name: n for n in build(compose(["profile=micro", "weights.vae=tune"]))}
     assert nodes["vae"].kind == "shipped" and nodes["vae_tuned"].inputs["init"] == "vae"
     assert nodes["latents"].inputs["vae"] == nodes["evaluate.turbo"].inputs["vae"] == "vae_tuned"
+
+
+@pytest.mark.parametrize(
+    ("setting", "sampling"),
+    [
+        ("only.sft.1.samples={every: 5, prompts: [red]}", {"sft.1"}),
+        ("only.t2vi_540.s6.samples={every: 5, prompts: [red]}", {"t2vi_540.s6"}),
+        ("stages.sft.samples={every: 5, prompts: [red]}", {"sft.1", "sft.2"}),
+    ],
+)
+def test_stages_that_sample_along_the_way_read_the_other_networks(setting: str, sampling: set[str]) -> None:
+    nodes = build(compose(["profile=smoke", setting]))
+    assert {n.name for n in nodes if n.kind == "train" and "text" in n.inputs} == sampling
+    changed = "only.sft.2.samples.every=0"
+    nodes = build(compose(["profile=smoke", "stages.sft.samples={every: 5, prompts: [red]}", changed]))
+    assert [n.name for n in nodes if n.kind == "train" and "text" in n.inputs] == ["sft.1"]

@@ -58,6 +58,11 @@ def test_a_larger_device_takes_it():
     assert run("profile=30b", "stages.t2vi_192.runtime.parallel.checkpointing=none", "--check", "--device-gb=141") == 0
 
 
+def test_a_device_has_memory():
+    with pytest.raises(ConfigError, match="--device-gb 0"):
+        run("profile=30b", "--device-gb=0")
+
+
 def test_ranks_that_do_not_divide_are_refused():
     with pytest.raises(ConfigError, match=r"parallel\.tensor"):
         run("profile=30b", "stages.t2i.runtime.parallel.tensor=7")

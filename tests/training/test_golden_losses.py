@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from killed_stages import Forks
 from latent_cache import CLIPS, DIT, TRAIN, fake_cache
 
 from stepvideo.config import dump, load
@@ -66,8 +65,5 @@ def train(folder: Path, cache: Path, subsets: Path, ranks: int) -> list[list[flo
     code = fingerprint(kind("train").run.split(":")[0])
     spec = StageSpec("train", "train", "key", config, inputs, str(folder), code)
     spec.write(folder / "train" / "key" / "spec.json")
-    command = [sys.executable, "-m", "stepvideo.job", str(folder / "train" / "key")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(Forks(folder / "train" / "key").codes()) == {0}
     return json.loads((folder / "train" / "key" / "out" / "loss_curve.json").read_text())["rows"]

@@ -20,6 +20,7 @@ def stage_in_store(store, cache, subsets, **runtime):
     """The folder of a train stage that was planned and never ran."""
     config = {**copy.deepcopy(TRAIN), **copy.deepcopy(JOINT), "subset": "s1", "steps": 200}
     config["runtime"] |= runtime
+    config["balance"] |= {"packs": runtime.get("nproc", 1)}
     for name, path in (("latents", cache), ("subsets", subsets)):
         (store / name / "k").mkdir(parents=True)
         (store / name / "k" / "out").symlink_to(path)
@@ -73,9 +74,6 @@ def test_what_cannot_be_profiled_is_said(tmp_path, cache, subsets):
 
 def test_two_ranks_are_profiled_together(tmp_path, cache, subsets, capsys):
     folder = stage_in_store(tmp_path / "store", cache, subsets, nproc=2)
-    spec = StageSpec.read(folder / "spec.json")
-    spec.config["balance"] |= {"packs": 2}
-    spec.write(folder / "spec.json")
     assert profile(folder, "--steps", "2", "--out", tmp_path / "found", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rates"]["samples_per_s"] > 0 and found["phases_s"]["backward"] > 0

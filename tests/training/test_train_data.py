@@ -53,3 +53,14 @@ def test_missing_and_torn_shards_are_named_before_the_first_step(inputs, tmp_pat
     (torn / "image_low" / "1x32x48-00000.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"1x32x48-00000.safetensors \(missing\).*17x32x48-00000.* bytes instead"):
         opened(inputs | {"latents": torn})
+
+
+def test_a_copy_of_the_cache_elsewhere_must_be_one(inputs, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(inputs["latents"], copy)
+    elsewhere = {"runtime": {"latents_url": str(copy)}}
+    assert opened(inputs, **elsewhere).cache.root == str(copy)
+    settings = copy / "cache.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"vae": "other"}))
+    with pytest.raises(ArtifactError, match=r"copy is not a copy of .*cache.*runtime\.latents_url"):
+        opened(inputs, **elsewhere)

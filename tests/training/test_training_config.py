@@ -6,7 +6,7 @@ import pytest
 
 from stepvideo.config import load
 from stepvideo.errors import ConfigError
-from stepvideo.training.config import DPOConfig, TextConfig, TrainConfig, TurboConfig
+from stepvideo.training.config import DPOConfig, TextConfig, TrainConfig, TurboConfig, VAETrainConfig
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,11 @@ from stepvideo.training.config import DPOConfig, TextConfig, TrainConfig, TurboC
         (TurboConfig, {"weight": "eq10"}, "weight='eq10'"),
         (TurboConfig, {"steps": 0}, "steps=0"),
         (TextConfig, {"llm_steps": 0}, "llm_steps=0"),
+        (TrainConfig, {"balance": {"packs": 3}, "runtime": {"nproc": 2}}, r"balance\.packs=3: .* to 2 data-parallel"),
+        (VAETrainConfig, {"lengths": [17, 18]}, r"lengths: 18 is not in 1 … 17"),
+        (VAETrainConfig, {"lengths": [0]}, r"lengths: 0 is not in 1 … 17"),
+        (VAETrainConfig, {"sizes": [64], "crop": 80}, "crop=80: .* largest size, 64"),
+        (VAETrainConfig, {"sizes": [64], "crop": 24}, "crop=24: give a multiple of 16"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(cls, given, named):

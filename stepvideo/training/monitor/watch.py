@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from stepvideo.stage import StageContext
 from stepvideo.training.monitor.cost import CostOf, samples_only
 from stepvideo.training.monitor.curves import LossByTime
+from stepvideo.training.monitor.failures import Failures
 from stepvideo.training.monitor.guard import Guard
 from stepvideo.training.monitor.norms import Norms
 from stepvideo.training.monitor.profiling import ProfileSteps
@@ -29,7 +30,7 @@ def watchers(
     speed = Speed(cost, cfg.peak_tflops)
     if cfg.profile_steps:
         return [speed, ProfileSteps(cfg.profile_steps, speed)]
-    found: list[Callback] = [speed, Guard(ctx.config.guard, name)]
+    found: list[Callback] = [speed, Guard(ctx.config.guard, name), Failures()]
     if cfg.time_bins:
         found.append(LossByTime(cfg.time_bins))
     if cfg.norms_every:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from stepvideo import storage
+from stepvideo.curation import side_tables
 from stepvideo.curation.config import SubsetsConfig
 from stepvideo.curation.funnel import ladder, svg
 from stepvideo.data.clips import load_table
@@ -28,7 +29,7 @@ NUMERIC = ("frames", "height", "width", "fps", "caption_overlap")
 
 
 def run(ctx: StageContext) -> dict[str, float]:
-    """Read the one input's catalog and write the subsets.
+    """Read the catalog of the input `curate`, the side tables of the others, and write the subsets.
 
     Returns:
         s1 … s6, images, sft (all sets together): numbers of ids.
@@ -37,13 +38,13 @@ def run(ctx: StageContext) -> dict[str, float]:
         StepVideoError: no clip is long enough and captioned, or a subset would be empty (names the threshold).
     """
     config: SubsetsConfig = ctx.config
-    if len(ctx.inputs) != 1:
-        raise StepVideoError(f"subsets reads one catalog, not {len(ctx.inputs)} inputs ({', '.join(ctx.inputs)})")
-    table = load_table(next(iter(ctx.inputs.values())))
+    sides = side_tables.find(path for role, path in sorted(ctx.inputs.items()) if role != "curate")
+    table = load_table(ctx.inputs["curate"])
     rows = table.to_pylist()
     candidates, base = _candidates(rows, config)
     columns = {name: _column(candidates, name) for name in NUMERIC}
     columns |= {n.removeprefix("tag_"): _column(candidates, n) for n in table.column_names if n.startswith("tag_")}
+    columns |= side_tables.numbers(sides, [r["clip_id"] for r in candidates])
     masks, levels = ladder(columns, config.filters, len(candidates))
     ids = np.array([r["clip_id"] for r in candidates])
     sets = {f"s{i + 1}": ids[mask].tolist() for i, mask in enumerate(masks)}

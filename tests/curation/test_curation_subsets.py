@@ -76,7 +76,7 @@ def catalog(folder: Path, n: int = 60, frames: int = 25) -> Path:
 
 
 def test_the_stage_writes_nested_subsets_images_and_sft_sets(tmp_path: Path, context) -> None:
-    ctx = context("subsets", SubsetsConfig(sft_sets=3), catalog=catalog(tmp_path / "c"))
+    ctx = context("subsets", SubsetsConfig(sft_sets=3), curate=catalog(tmp_path / "c"))
     metrics = subsets.run(ctx)
     sets = [set(load_ids(ctx.out / f"s{i}.parquet")) for i in range(1, LEVELS + 1)]
     assert all(inner <= outer for inner, outer in zip(sets[1:], sets))
@@ -99,7 +99,7 @@ def test_the_stage_writes_nested_subsets_images_and_sft_sets(tmp_path: Path, con
 
 def test_equal_seeds_give_equal_bytes_and_another_seed_other_sft_sets(tmp_path: Path, context) -> None:
     source = catalog(tmp_path / "c")
-    runs = [context(n, SubsetsConfig(seed=s), catalog=source) for n, s in (("a", 0), ("b", 0), ("c", 1))]
+    runs = [context(n, SubsetsConfig(seed=s), curate=source) for n, s in (("a", 0), ("b", 0), ("c", 1))]
     for ctx in runs:
         subsets.run(ctx)
     a, b, c = ({p.name: p.read_bytes() for p in ctx.out.iterdir()} for ctx in runs)
@@ -127,7 +127,7 @@ def test_overlapping_sft_sets_have_their_share() -> None:
     ],
 )
 def test_errors_name_the_threshold(tmp_path: Path, context, change: dict, words: str) -> None:
-    ctx = context("s", SubsetsConfig(**change), catalog=catalog(tmp_path / "c"))
+    ctx = context("s", SubsetsConfig(**change), curate=catalog(tmp_path / "c"))
     with pytest.raises(StepVideoError, match=words):
         subsets.run(ctx)
 

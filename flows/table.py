@@ -68,9 +68,9 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         """The first evaluation tries the oracle on known truth; the others take its verdict."""
         return {} if model == models[0] else {"gate": f"evaluate.{models[0]}"}
 
-    table = [Row("raw", "raw", set=_raw(f"{cfg['data']}/raw", absent=True))]
+    table = [Row("raw", "raw", set=raw_folder(f"{cfg['data']}/raw", absent=True))]
     if cfg["raw"]:
-        table.append(Row("extra", "raw", config="raw", set=_raw(cfg["raw"])))
+        table.append(Row("extra", "raw", config="raw", set=raw_folder(cfg["raw"])))
     table += [
         Row("world", "render"),
         Row("curate", "curate", {"raw": "raw", "world": "world", **({"extra": "extra"} if cfg["raw"] else {})}),
@@ -126,8 +126,8 @@ def _changed(only: Any, name: str, *keys: str) -> Any:
     return only
 
 
-def _raw(folder: str, absent: bool = False) -> dict[str, Any]:
-    """The key of raw data is its content; where it lies is only how to reach it.
+def raw_folder(folder: str, absent: bool = False) -> dict[str, Any]:
+    """Settings of a `raw` stage: its key is the content of the folder; where it lies is only how to reach it.
 
     Args:
         absent: the folder need not be there to plan; the stage itself asks for it.

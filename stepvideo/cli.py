@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--until", metavar="STAGE", help="this stage and what it needs, for example sft or average")
         sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
+    sub = command("curate", _curate, "a folder of videos and images to clips, tags, subsets and a page to look at them")
+    sub.add_argument("folder", metavar="DIR", help="searched with its subfolders; captions from sidecars.jsonl if any")
+    sub.add_argument("--out", metavar="STORE", help="where artifacts are kept (runs/store)")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as stages.curate.segment.trim=0")
+    sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
     sub = command("status", _status, "the stages of the newest run and how far they are")
     sub.add_argument("--reap", action="store_true", help="close what killed runs left open in MLflow and Prefect")
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -156,6 +162,20 @@ def _run(args: argparse.Namespace) -> int:
     from flows.run import run_command
 
     return run_command(args.overrides, args.until, args.json)
+
+
+def _curate(args: argparse.Namespace) -> int:
+    from flows.run import run_command
+
+    # the schema of the config follows the graph, hence both
+    settings = ["graph=flows.curate", "profile=curate", f"raw={_quoted(args.folder)}"]
+    settings += [f"store={_quoted(args.out)}"] if args.out else []
+    return run_command(settings + args.overrides, None, args.json)
+
+
+def _quoted(text: str) -> str:
+    """A value for Hydra, whatever is in it."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ KINDS: dict[str, Kind] = {
     "raw": Kind("stepvideo.curation.raw:run", "stepvideo.curation.config:RawConfig", "index raw videos and images"),
     "render": Kind("stepvideo.world.stage:run", "stepvideo.world.config:RenderConfig", "render world clips to mp4"),
     "curate": Kind("stepvideo.curation.stage:run", "stepvideo.curation.config:CurateConfig", "cut, tag, caption clips"),
+    "tags": Kind("stepvideo.curation.tagging:run", "stepvideo.curation.tagging_config:TaggingConfig", "tag clips"),
     "subsets": Kind("stepvideo.curation.subsets:run", "stepvideo.curation.config:SubsetsConfig", "six nested subsets"),
     "text": Kind("stepvideo.training.text:run", "stepvideo.training.config:TextConfig", "train the text encoders"),
     "vae": Kind("stepvideo.training.vae:run", "stepvideo.training.config:VAETrainConfig", "train the Video-VAE"),

@@ -174,18 +174,21 @@ class SubsetsConfig(StageConfig):
     """The `subsets` stage: six nested pre-training subsets, SFT sets, and images for text-to-image (§7.2, §8)."""
 
     min_frames: int = 17  # shorter clips enter no video subset
-    caption_sources: list[str] = field(default_factory=lambda: ["sidecar"])  # also: filename (a title, nothing more)
+    caption_sources: list[str] = field(
+        default_factory=lambda: ["sidecar"]
+    )  # also: filename (a title, nothing more), none (clips without captions)
     filters: list[Filter] = field(default_factory=_default_filters)  # in the order of the funnel
     images: bool = True  # stills with captions
     frames: bool = True  # single frames of the clips of s1
+    allow_empty: bool = False  # subsets that the thresholds leave nothing for; else they are an error
     sft_sets: int = 2
     sft_from: int = LEVELS  # the subset that SFT draws from
     sft_share: float = 0.0  # 0: the sets are disjoint parts of it; else each is a random share of it
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.caption_sources) - {"sidecar", "filename"})
+        unknown = sorted(set(self.caption_sources) - {"sidecar", "filename", "none"})
         if unknown or not self.caption_sources:
-            raise ValueError(f"caption_sources is {self.caption_sources}; give some of sidecar, filename")
+            raise ValueError(f"caption_sources is {self.caption_sources}; give some of sidecar, filename, none")
         if not 1 <= self.sft_from <= LEVELS:
             raise ValueError(f"sft_from is {self.sft_from}; give 1 to {LEVELS}")
         if self.sft_sets < 0 or not 0 <= self.sft_share <= 1:

@@ -33,7 +33,9 @@ def passes(rule: Filter, values: np.ndarray, level: int, threshold: float) -> np
         return values >= threshold if rule.keep == "above" else values <= threshold
 
 
-def ladder(columns: Columns, filters: Sequence[Filter], total: int) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+def ladder(
+    columns: Columns, filters: Sequence[Filter], total: int, allow_empty: bool = False
+) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Six nested sets and their funnel.
 
     Args:
@@ -45,7 +47,8 @@ def ladder(columns: Columns, filters: Sequence[Filter], total: int) -> tuple[lis
         what the filter would drop from the level before by itself, and `removed` what it drops in its turn.
 
     Raises:
-        StepVideoError: a filter names no known tag, or a subset is empty; names the threshold that emptied it.
+        StepVideoError: a filter names no known tag, or a subset is empty (unless it may be); names the threshold that
+            emptied it.
     """
     for rule in filters:
         if rule.tag not in columns:
@@ -67,7 +70,7 @@ def ladder(columns: Columns, filters: Sequence[Filter], total: int) -> tuple[lis
                     "left": int(after.sum()),
                 }
             )
-            if mask.any() and not after.any():
+            if mask.any() and not after.any() and not allow_empty:
                 relax = "lower" if rule.keep == "above" else "raise"
                 raise StepVideoError(
                     f"subsets: s{level + 1} is empty: {rule.name} {limit[level]:.4g} drops the last {int(mask.sum())} "

@@ -45,12 +45,13 @@ def run(ctx: StageContext) -> dict[str, float]:
     columns = {name: _column(candidates, name) for name in NUMERIC}
     columns |= {n.removeprefix("tag_"): _column(candidates, n) for n in table.column_names if n.startswith("tag_")}
     columns |= side_tables.numbers(sides, [r["clip_id"] for r in candidates])
-    masks, levels = ladder(columns, config.filters, len(candidates))
+    masks, levels = ladder(columns, config.filters, len(candidates), config.allow_empty)
     ids = np.array([r["clip_id"] for r in candidates])
     sets = {f"s{i + 1}": ids[mask].tolist() for i, mask in enumerate(masks)}
     metrics = {name: float(len(members)) for name, members in sets.items()}
     sets["images"] = _images(rows, set(sets["s1"]), config)
-    sft = sft_sets(sets[f"s{config.sft_from}"], config.sft_sets, config.sft_share, config.seed)
+    best = sets[f"s{config.sft_from}"]
+    sft = sft_sets(best, config.sft_sets, config.sft_share, config.seed, config.allow_empty)
     sets |= {f"sft_{i + 1}": members for i, members in enumerate(sft)}
     for name, members in sets.items():
         _write_ids(members, ctx.out / f"{name}.parquet")
@@ -60,10 +61,10 @@ def run(ctx: StageContext) -> dict[str, float]:
     return metrics | {"images": float(len(sets["images"])), "sft": float(sum(map(len, sft)))}
 
 
-def sft_sets(ids: Sequence[str], k: int, share: float, seed: int) -> list[list[str]]:
+def sft_sets(ids: Sequence[str], k: int, share: float, seed: int, allow_empty: bool = False) -> list[list[str]]:
     """`k` sets drawn from `ids` by seed: disjoint and together everything for share 0, else random shares of it.
 
-    Raises StepVideoError if a set would be empty.
+    Raises StepVideoError if a set would be empty, unless it may.
     """
     rng = np.random.default_rng(seed)
     order = np.array(sorted(ids))
@@ -72,7 +73,7 @@ def sft_sets(ids: Sequence[str], k: int, share: float, seed: int) -> list[list[s
         sets = [sorted(rng.permutation(order)[:size].tolist()) for _ in range(k)]
     else:
         sets = [sorted(part.tolist()) for part in np.array_split(rng.permutation(order), k)] if k else []
-    if any(not s for s in sets):
+    if any(not s for s in sets) and not allow_empty:
         raise StepVideoError(
             f"subsets: sft_sets {k}, sft_share {share:g} leave an SFT set empty; sft_from has {len(order)} clips"
         )
@@ -99,7 +100,8 @@ def _candidates(rows: list[dict[str, Any]], config: SubsetsConfig) -> tuple[list
 
 
 def _captioned(row: dict[str, Any], config: SubsetsConfig) -> bool:
-    return row["caption_source"] in config.caption_sources and bool(json.loads(row["captions"]))
+    known = "none" in config.caption_sources or bool(json.loads(row["captions"]))
+    return row["caption_source"] in config.caption_sources and known
 
 
 def _images(rows: list[dict[str, Any]], good: set[str], config: SubsetsConfig) -> list[str]:

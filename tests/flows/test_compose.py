@@ -26,7 +26,7 @@ BASE = ["graph=toy_stages", "profile=bare"]
         ("only.fti.lr=1", "did you mean fit?"),
         ("only.fit.lr=-1", "lr is -1.0; give more than 0"),
         ("stages.fit.lr=0", "lr is 0.0; give more than 0"),
-        ("profile=nope", "available: 30b, 4b, bare, micro, smoke"),
+        ("profile=nope", "available: 30b, 4b, bare, curate, micro, smoke"),
         ("cluster=nope", "available: debug"),
         ("cluster.launcher=pbs", "give one of debug"),
         ("cluster={launcher: debug, concurrency: 2}", "one process: give 1"),

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from stepvideo import __version__
+from stepvideo.curation import funnel_command as funnel
 from stepvideo.data import balance_command as balance
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         ("lora-merge", lora_merge),
         ("export-checkpoint", export_checkpoint),
         ("profile", profile),
+        ("funnel", funnel),
     ):
         module.add_arguments(command(name, module.call, module.HELP))
     recipe.add_arguments(command("recipe", _recipe, recipe.HELP))

@@ -11,7 +11,8 @@ Everything is scored before; filtering happens only here, so thresholds move wit
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +39,44 @@ def run(ctx: StageContext) -> dict[str, float]:
         StepVideoError: no clip is long enough and captioned, or a subset would be empty (names the threshold).
     """
     config: SubsetsConfig = ctx.config
-    sides = side_tables.find(path for role, path in sorted(ctx.inputs.items()) if role != "curate")
-    table = load_table(ctx.inputs["curate"])
-    rows = table.to_pylist()
-    candidates, base = _candidates(rows, config)
-    columns = {name: _column(candidates, name) for name in NUMERIC}
-    columns |= {n.removeprefix("tag_"): _column(candidates, n) for n in table.column_names if n.startswith("tag_")}
-    columns |= side_tables.numbers(sides, [r["clip_id"] for r in candidates])
-    masks, levels = ladder(columns, config.filters, len(candidates), config.allow_empty)
-    ids = np.array([r["clip_id"] for r in candidates])
-    sets = {f"s{i + 1}": ids[mask].tolist() for i, mask in enumerate(masks)}
+    sides = [path for role, path in sorted(ctx.inputs.items()) if role != "curate"]
+    found = funnel(ctx.inputs["curate"], sides, config)
+    sets = dict(found.sets)
     metrics = {name: float(len(members)) for name, members in sets.items()}
-    sets["images"] = _images(rows, set(sets["s1"]), config)
+    sets["images"] = _images(found.rows, set(sets["s1"]), config)
     best = sets[f"s{config.sft_from}"]
     sft = sft_sets(best, config.sft_sets, config.sft_share, config.seed, config.allow_empty)
     sets |= {f"sft_{i + 1}": members for i, members in enumerate(sft)}
     for name, members in sets.items():
         _write_ids(members, ctx.out / f"{name}.parquet")
-    funnel = {"base": base, "levels": levels, "images": len(sets["images"]), "sft": [len(s) for s in sft]}
-    storage.write_json(ctx.out / "funnel.json", funnel)
-    storage.write_atomic(ctx.out / "funnel.svg", svg(levels))
+    about = {"base": found.base, "levels": found.levels, "images": len(sets["images"]), "sft": [len(s) for s in sft]}
+    storage.write_json(ctx.out / "funnel.json", about)
+    storage.write_atomic(ctx.out / "funnel.svg", svg(found.levels))
     return metrics | {"images": float(len(sets["images"])), "sft": float(sum(map(len, sft)))}
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """What thresholds make of a catalog: `sets` s1 … s6 of clip ids, `base` and `levels` as in funnel.json."""
+
+    rows: list[dict[str, Any]]
+    base: dict[str, int]
+    levels: list[dict[str, Any]]
+    sets: dict[str, list[str]]
+
+
+def funnel(catalog: Path, sides: Iterable[Path], config: SubsetsConfig) -> Funnel:
+    """Apply a config's filters to the catalog and the side tables in the folders `sides`. Raises as `run` does."""
+    table = load_table(catalog)
+    rows = table.to_pylist()
+    candidates, base = _candidates(rows, config)
+    columns = {name: _column(candidates, name) for name in NUMERIC}
+    columns |= {n.removeprefix("tag_"): _column(candidates, n) for n in table.column_names if n.startswith("tag_")}
+    ids = [r["clip_id"] for r in candidates]
+    columns |= side_tables.numbers(side_tables.find(sides), ids)
+    masks, levels = ladder(columns, config.filters, len(candidates), config.allow_empty)
+    sets = {f"s{i + 1}": np.array(ids)[mask].tolist() for i, mask in enumerate(masks)}
+    return Funnel(rows, base, levels, sets)
 
 
 def sft_sets(ids: Sequence[str], k: int, share: float, seed: int, allow_empty: bool = False) -> list[list[str]]:

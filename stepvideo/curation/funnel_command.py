@@ -1,4 +1,4 @@
-"""`stepvideo funnel`: what other thresholds would leave of a curated catalog, in seconds and without running anything."""
+"""`stepvideo funnel`: what other thresholds would leave of a curated catalog, in seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULE = re.compile(r"(\w+)\s*(>=|<=)\s*(.+)")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "catalog", metavar="CATALOG", help="artifact of the stage curate (its folder with catalog.parquet)"
+        "catalog", metavar="CATALOG", help="folder with catalog.parquet: an artifact of the stage curate"
     )
     parser.add_argument(
         "rules",
@@ -85,10 +85,7 @@ def table(base: Mapping[str, int], levels: Sequence[Mapping[str, Any]]) -> str:
         for s in level["filters"]:
             if s["removed_alone"]:
                 limit = "" if s["threshold"] is None else f"{s['threshold']:.4g}"
-                lines.append(
-                    f"{'':8}{s['filter']:24}{limit:>12}{-s['removed_alone']:>10}{-s['removed']:>10}{s['left']:>10}"
-                )
-        lines.append(
-            f"{level['subset']:8}{'':24}{'':>12}{'':>10}{level['left'] - level['into']:>10}{level['left']:>10}"
-        )
+                removed = f"{-s['removed_alone']:>10}{-s['removed']:>10}"
+                lines.append(f"{'':8}{s['filter']:24}{limit:>12}{removed}{s['left']:>10}")
+        lines.append(f"{level['subset']:54}{level['left'] - level['into']:>10}{level['left']:>10}")
     return "\n".join(lines)

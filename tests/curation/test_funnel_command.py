@@ -36,7 +36,8 @@ def test_thresholds_replace_the_default_ones_and_add_to_them(tmp_path, capsys):
     assert motion["removed_alone"] == pytest.approx(plain["base"]["candidates"] / 2, abs=1)
     alone = funnel(capsys, root, "text_area<=0.5", "--none", "--tables", tmp_path / "tags", "--svg", tmp_path / "f.svg")
     assert (tmp_path / "f.svg").read_text().startswith("<svg")
-    kept = sum(ids.index(c.clip_id) / len(ids) <= 0.5 for c in load_catalog(root) if c.kind == "clip" and c.captions)
+    said = [c.clip_id for c in load_catalog(root) if c.kind == "clip" and c.caption_source == "sidecar"]
+    kept = sum(ids.index(i) / len(ids) <= 0.5 for i in said)
     assert alone["levels"][0]["left"] == alone["levels"][5]["left"] == kept
 
 

@@ -36,6 +36,7 @@ DTYPES = {
 }
 """By their names in safetensors files."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PICKLES = (".bin", ".pth")
 _HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors library
 
 
@@ -55,13 +56,13 @@ class Entry:
 
 
 def entries(path: Path) -> dict[str, Entry]:
-    """The tensors of a safetensors file, or of a torch pickle (`*.bin`), by name; their content is not read.
+    """The tensors of a safetensors file, or of a torch pickle (`*.bin`, `*.pth`), by name; their content is not read.
 
     Raises:
         ArtifactError: the file is missing, cut off, damaged, or another thing than its name says.
     """
     try:
-        return _pickled(path) if path.suffix == ".bin" else _header(path)
+        return _pickled(path) if path.suffix in PICKLES else _header(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; copy the whole checkpoint folder") from None
     except (OSError, ValueError) as e:  # ValueError: a name that no file can have
@@ -81,7 +82,7 @@ def read(
     buffer = torch.empty(0, dtype=torch.uint8)
     for path in dict.fromkeys(e.file for e in wanted.values()):
         here = sorted(((k, e) for k, e in wanted.items() if e.file == path), key=lambda item: item[1].start)
-        pickled = _unpickle(path, "cpu") if path.suffix == ".bin" else {}
+        pickled = _unpickle(path, "cpu") if path.suffix in PICKLES else {}
         with path.open("rb", buffering=0) as f:
             for name, entry in here:
                 own = DTYPES[entry.dtype]

@@ -1,0 +1,45 @@
+"""Embedding of a clip, for clusters of concepts and near-duplicates (§7.1)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from stepvideo.curation.backends.clip_model import SmallTowers, Towers, local, released
+from stepvideo.curation.clip_frames import ClipFrames
+
+
+class ClipEmbedding:
+    """The mean of the frames' unit vectors, of length 1.
+
+    Args:
+        weights: folder of a CLIP in transformers' layout, or `hub:OWNER/NAME`.
+    """
+
+    version: ClassVar[str] = "1"
+    columns: ClassVar[dict[str, str]] = {"embedding": "list<float>"}
+    note: ClassVar[str] = "mean CLIP embedding of the frames; stands in for the report's internal VideoCLIP (§7.1)"
+
+    def __init__(self, weights: str = "") -> None:
+        self.towers = self._towers(weights)
+
+    def __call__(self, clip: ClipFrames) -> dict[str, Any]:
+        mean = self.towers.frames(clip).mean(0)
+        return {"embedding": (mean / np.linalg.norm(mean)).tolist()}
+
+    def _towers(self, weights: str) -> Towers:
+        return released(local(weights, "the folder of a CLIP (config.json and model.safetensors)"))
+
+
+class SmallEmbedding(ClipEmbedding):
+    """The embedding of the small CLIP that the stage `text` trains.
+
+    Args:
+        weights: folder of an artifact of that stage, such as `weights/text` of the repository.
+    """
+
+    note: ClassVar[str] = "the project's own small CLIP, trained on rendered shapes: tells little apart in real clips"
+
+    def _towers(self, weights: str) -> Towers:
+        return SmallTowers(local(weights, "the folder of an artifact of the stage `text`, such as weights/text"))

@@ -72,6 +72,7 @@ class CascadeConfig:
     data: str = "${root:data}"  # raw clips, versioned by data.dvc
     raw: str = ""  # one more folder of raw videos
     graph: str = "flows.table"  # module with `STAGES` and `rows(cfg)`
+    t2i_sets: int = 1  # data sets that T2I trains on, one after the other: images, then the better images_2
     sft_runs: int = 2  # fine-tuned models that are averaged
     gate: bool = True  # stop when the catalog fails its expectations
     register: bool = True  # the last model goes to MLflow's registry as `candidate`
@@ -83,5 +84,7 @@ class CascadeConfig:
     only: dict[str, Any] = field(default_factory=dict)  # changes for one of several: only.t2vi_540.s6.steps=9
 
     def __post_init__(self) -> None:
+        if self.t2i_sets not in (1, 2):
+            raise ValueError(f"t2i_sets is {self.t2i_sets}; give 1 or 2")
         if self.sft_runs < 1:
             raise ValueError(f"sft_runs is {self.sft_runs}; give 1 or more")

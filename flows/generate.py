@@ -30,7 +30,7 @@ from stepvideo.parallel.config import ParallelConfig
 from stepvideo.parallel.launch import exit_code, is_rank, rank, run_ranks
 from stepvideo.storage import sha256_file
 
-NEWEST_FIRST = ("turbo", "dpo", "average", "sft.1", "t2vi_540.s6", "t2vi_192.s3", "t2i")
+NEWEST_FIRST = ("turbo", "dpo", "average", "sft.1", "t2vi_540.s6", "t2vi_192.s3", "t2i.2", "t2i")
 
 
 def generate_command(args: argparse.Namespace) -> int:

@@ -90,9 +90,13 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         table += [_ready("dit", weights["dit"])]
     table += [
         Row("latents", "latents", {**clips, "vae": vae, "text": "text", **start}),
-        Row("t2i", "train", {**start, **data("t2i", "t2i")}),
     ]
-    previous = "t2i"
+    before, previous = start, "t2i"
+    for i in range(cfg["t2i_sets"]):
+        fixed = {"images": f"images_{i + 1}" if i else "images"} if cfg["t2i_sets"] > 1 else {}
+        previous = f"t2i.{i + 1}" if fixed else "t2i"
+        table.append(Row(previous, "train", {**before, **data("t2i", previous)}, "t2i", fixed))
+        before = {"init": previous}
     for family, subsets in (("t2vi_192", ("s1", "s2", "s3")), ("t2vi_540", ("s4", "s5", "s6"))):
         resolution = "low" if family == "t2vi_192" else "high"
         for s in subsets:

@@ -127,7 +127,7 @@ class CurateConfig(StageConfig):
 
 @dataclass
 class Filter:
-    """One threshold that rises from s1 to s6.
+    """One threshold that grows stricter from set to set.
 
     A clip stays if its `tag` is at least (`keep="above"`) or at most (`keep="below"`) the value of the level. With
     `quantile` the values are quantiles of the tag over all candidates: 0.1 with "above" drops the lowest tenth. A clip
@@ -136,19 +136,15 @@ class Filter:
 
     tag: str = ""  # saturation_mean, blur, motion_mean, …, or frames, height, width, fps, caption_overlap
     keep: str = "above"
-    values: list[float] = field(default_factory=list)  # s1 … s6, each at least as strict as the one before
+    values: list[float] = field(default_factory=list)  # one a set, each at least as strict as the one before
     quantile: bool = False
 
     def __post_init__(self) -> None:
         if self.keep not in ("above", "below"):
             raise ValueError(f"filter {self.tag}: keep is {self.keep!r}; give above or below")
-        if len(self.values) not in (0, LEVELS):  # 0: the empty default, from which OmegaConf builds the schema
-            raise ValueError(
-                f"filter {self.tag}: {len(self.values)} values; give {LEVELS}, one for each of s1 to s{LEVELS}"
-            )
         strict = self.values if self.keep == "above" else [-v for v in self.values]
         if strict != sorted(strict):
-            raise ValueError(f"filter {self.tag}: values {self.values} must grow stricter from s1 to s{LEVELS}")
+            raise ValueError(f"filter {self.tag}: values {self.values} must grow stricter from set to set")
         if self.quantile and any(not 0 <= v <= 1 for v in self.values):
             raise ValueError(f"filter {self.tag}: quantiles {self.values} must be between 0 and 1")
 
@@ -178,6 +174,7 @@ class SubsetsConfig(StageConfig):
         default_factory=lambda: ["sidecar"]
     )  # also: filename (a title, nothing more), none (clips without captions)
     filters: list[Filter] = field(default_factory=_default_filters)  # in the order of the funnel
+    image_filters: list[Filter] = field(default_factory=list)  # what images_2 keeps of images; one value each
     images: bool = True  # stills with captions
     frames: bool = True  # single frames of the clips of s1
     allow_empty: bool = False  # subsets that the thresholds leave nothing for; else they are an error
@@ -195,5 +192,9 @@ class SubsetsConfig(StageConfig):
             raise ValueError(f"sft_sets, sft_share are {self.sft_sets}, {self.sft_share}; give ≥ 0 and a share")
         if self.min_frames < 1:
             raise ValueError(f"min_frames is {self.min_frames}; give 1 or more")
-        if any(not f.tag or not f.values for f in self.filters):
-            raise ValueError("every filter needs a tag and its values")
+        for name, filters, sets in (("filters", self.filters, LEVELS), ("image_filters", self.image_filters, 1)):
+            for f in filters:
+                if not f.tag:
+                    raise ValueError(f"{name}: every filter needs a tag")
+                if len(f.values) != sets:
+                    raise ValueError(f"{name}: filter {f.tag}: {len(f.values)} values; give {sets}, one for each set")

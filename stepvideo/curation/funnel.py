@@ -11,6 +11,7 @@ import numpy as np
 from stepvideo.curation.config import LEVELS, Filter
 from stepvideo.errors import StepVideoError
 
+SUBSETS = [f"s{i + 1}" for i in range(LEVELS)]
 Columns = Mapping[str, np.ndarray]  # tag → float64 [N], NaN where unknown
 
 
@@ -20,7 +21,7 @@ def thresholds(rule: Filter, values: np.ndarray) -> list[float]:
         return list(rule.values)
     known = values[~np.isnan(values)]
     if not known.size:
-        return [np.nan] * LEVELS
+        return [np.nan] * len(rule.values)
     # Without interpolation equal data give equal bytes, and 0 and 1 keep everything.
     return [float(np.quantile(known, q, method="lower" if rule.keep == "above" else "higher")) for q in rule.values]
 
@@ -34,15 +35,20 @@ def passes(rule: Filter, values: np.ndarray, level: int, threshold: float) -> np
 
 
 def ladder(
-    columns: Columns, filters: Sequence[Filter], total: int, allow_empty: bool = False
+    columns: Columns,
+    filters: Sequence[Filter],
+    total: int,
+    allow_empty: bool = False,
+    names: Sequence[str] = SUBSETS,
 ) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
-    """Six nested sets and their funnel.
+    """Nested sets and their funnel.
 
     Args:
         columns: tag values of `total` candidates.
+        names: of the sets; a filter has a value for each.
 
     Returns:
-        Masks over the candidates, bool [N] for s1 … s6, each contained in the one before; and for each level
+        Masks over the candidates, bool [N] for each set, each contained in the one before; and for each level
         {subset, into, left, filters: [{filter, threshold, removed_alone, removed, left}]}, where `removed_alone` counts
         what the filter would drop from the level before by itself, and `removed` what it drops in its turn.
 
@@ -56,7 +62,7 @@ def ladder(
     limits = [thresholds(rule, columns[rule.tag]) for rule in filters]
     before = np.ones(total, bool)
     masks, table = [], []
-    for level in range(LEVELS):
+    for level, name in enumerate(names):
         mask, steps = before.copy(), []
         for rule, limit in zip(filters, limits):
             ok = passes(rule, columns[rule.tag], level, limit[level])
@@ -73,11 +79,11 @@ def ladder(
             if mask.any() and not after.any() and not allow_empty:
                 relax = "lower" if rule.keep == "above" else "raise"
                 raise StepVideoError(
-                    f"subsets: s{level + 1} is empty: {rule.name} {limit[level]:.4g} drops the last {int(mask.sum())} "
+                    f"subsets: {name} is empty: {rule.name} {limit[level]:.4g} drops the last {int(mask.sum())} "
                     f"of {total} clips; {relax} value {level + 1} of that filter, or give more data"
                 )
             mask = after
-        table.append({"subset": f"s{level + 1}", "into": int(before.sum()), "left": int(mask.sum()), "filters": steps})
+        table.append({"subset": name, "into": int(before.sum()), "left": int(mask.sum()), "filters": steps})
         masks.append(mask)
         before = mask
     return masks, table

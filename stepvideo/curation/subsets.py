@@ -3,6 +3,7 @@
     s1.parquet … s6.parquet    ids of video clips; every set contains the next
     sft_1.parquet …            ids drawn from the best subset, for fine-tuning
     images.parquet             ids of stills, and of single frames of the clips of s1, for text-to-image
+    images_2.parquet           those of them that `image_filters` keep: the second data set of T2I (Table 6)
     funnel.json, funnel.svg    what each filter removed at each level, and what was left
 
 Everything is scored before; filtering happens only here, so thresholds move without measuring again.
@@ -11,7 +12,7 @@ Everything is scored before; filtering happens only here, so thresholds move wit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from stepvideo import storage
 from stepvideo.curation import side_tables
 from stepvideo.curation.config import SubsetsConfig
-from stepvideo.curation.funnel import ladder, svg
+from stepvideo.curation.funnel import SUBSETS, ladder, svg
 from stepvideo.data.clips import load_table
 from stepvideo.errors import StepVideoError
 from stepvideo.stage import StageContext
@@ -43,13 +44,14 @@ def run(ctx: StageContext) -> dict[str, float]:
     found = funnel(ctx.inputs["curate"], sides, config)
     sets = dict(found.sets)
     metrics = {name: float(len(members)) for name, members in sets.items()}
-    sets["images"] = _images(found.rows, set(sets["s1"]), config)
+    sets["images"], sets["images_2"], image_level = _images(found, config)
     best = sets[f"s{config.sft_from}"]
     sft = sft_sets(best, config.sft_sets, config.sft_share, config.seed, config.allow_empty)
     sets |= {f"sft_{i + 1}": members for i, members in enumerate(sft)}
     for name, members in sets.items():
         _write_ids(members, ctx.out / f"{name}.parquet")
     about = {"base": found.base, "levels": found.levels, "images": len(sets["images"]), "sft": [len(s) for s in sft]}
+    about |= {"images_2": image_level}
     storage.write_json(ctx.out / "funnel.json", about)
     storage.write_atomic(ctx.out / "funnel.svg", svg(found.levels))
     return metrics | {"images": float(len(sets["images"])), "sft": float(sum(map(len, sft)))}
@@ -59,6 +61,7 @@ def run(ctx: StageContext) -> dict[str, float]:
 class Funnel:
     """What thresholds make of a catalog: `sets` s1 … s6 of clip ids, `base` and `levels` as in funnel.json."""
 
+    columns: Callable[[list[dict[str, Any]]], dict[str, np.ndarray]]  # of rows of the catalog: what filters can name
     rows: list[dict[str, Any]]
     base: dict[str, int]
     levels: list[dict[str, Any]]
@@ -70,13 +73,16 @@ def funnel(catalog: Path, sides: Iterable[Path], config: SubsetsConfig) -> Funne
     table = load_table(catalog)
     rows = table.to_pylist()
     candidates, base = _candidates(rows, config)
-    columns = {name: _column(candidates, name) for name in NUMERIC}
-    columns |= {n.removeprefix("tag_"): _column(candidates, n) for n in table.column_names if n.startswith("tag_")}
-    ids = [r["clip_id"] for r in candidates]
-    columns |= side_tables.numbers(side_tables.find(sides), ids)
-    masks, levels = ladder(columns, config.filters, len(candidates), config.allow_empty)
-    sets = {f"s{i + 1}": np.array(ids)[mask].tolist() for i, mask in enumerate(masks)}
-    return Funnel(rows, base, levels, sets)
+    tables = side_tables.find(sides)
+
+    def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        found = {name: _column(rows, name) for name in NUMERIC}
+        found |= {n.removeprefix("tag_"): _column(rows, n) for n in table.column_names if n.startswith("tag_")}
+        return found | side_tables.numbers(tables, [r["clip_id"] for r in rows])
+
+    masks, levels = ladder(columns(candidates), config.filters, len(candidates), config.allow_empty)
+    ids = np.array([r["clip_id"] for r in candidates])
+    return Funnel(columns, rows, base, levels, {s: ids[mask].tolist() for s, mask in zip(SUBSETS, masks)})
 
 
 def sft_sets(ids: Sequence[str], k: int, share: float, seed: int, allow_empty: bool = False) -> list[list[str]]:
@@ -122,15 +128,21 @@ def _captioned(row: dict[str, Any], config: SubsetsConfig) -> bool:
     return row["caption_source"] in config.caption_sources and known
 
 
-def _images(rows: list[dict[str, Any]], good: set[str], config: SubsetsConfig) -> list[str]:
-    return [
-        r["clip_id"]
-        for r in rows
+def _images(found: Funnel, config: SubsetsConfig) -> tuple[list[str], list[str], dict[str, Any]]:
+    """Both data sets of T2I, and the funnel between them."""
+    good = set(found.sets["s1"])
+    rows = [
+        r
+        for r in found.rows
         if _captioned(r, config)
         and (
             (r["kind"] == "image" and config.images) or (r["kind"] == "frame" and config.frames and r["parent"] in good)
         )
     ]
+    columns = found.columns(rows)
+    (mask,), (level,) = ladder(columns, config.image_filters, len(rows), config.allow_empty, ["images_2"])
+    ids = [r["clip_id"] for r in rows]
+    return ids, [i for i, kept in zip(ids, mask) if kept], level
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:

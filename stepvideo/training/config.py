@@ -205,6 +205,7 @@ class TrainConfig(TrainStageConfig):
     dit: DiTConfig = field(default_factory=DiTConfig)
     subset: str = "s1"  # which clips: s1 … s6, sft_1 …
     resolution: str = "low"  # of the latents: low | high
+    images: str = ""  # which images: images, images_2; "": all that were encoded
     media: str = "videos"  # images: T2I; joint: T2VI, with `balance.video_to_image`; videos: SFT
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     steps: int = 500

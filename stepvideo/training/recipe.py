@@ -57,8 +57,8 @@ def _row(stage: str, data: str, per_node: int, lr: float, iterations: str, sampl
 
 
 TABLE_6 = (
-    _row("t2i", "O(1)B images", 40, 1e-4, "53k", "0.8B"),
-    _row("t2i", "O(1)B images", 40, 1e-4, "200k", "3B"),
+    _row("t2i.1", "O(1)B images", 40, 1e-4, "53k", "0.8B"),
+    _row("t2i.2", "O(1)B images", 40, 1e-4, "200k", "3B"),
     _row("t2vi_192.s1", "O(1)B clips", 4, 6e-5, "171k", "256M"),
     _row("t2vi_192.s2", "O(100)M clips", 4, 6e-5, "101k", "151M"),
     _row("t2vi_192.s3", "O(100)M clips", 4, 6e-5, "158k", "237M"),
@@ -115,23 +115,23 @@ def table_faults(rows: tuple[Row, ...] = TABLE_6) -> list[str]:
 
 def faults(batch: Batch) -> list[str]:
     """Where a stage differs from Table 6, or its ranks do not share out its packs."""
-    rows, found = [r for r in TABLE_6 if r.stage == batch.stage], []
+    row, found = next((r for r in TABLE_6 if r.stage == batch.stage), None), []
     if batch.stage.startswith("sft") and batch.media != "videos":
         found.append(f"media={batch.media}: the report removes images in SFT (§8)")
     if batch.ranks % batch.degrees or batch.nodes % max(1, batch.ranks // batch.degrees):
         found.append(
             f"balance.packs={batch.nodes} cannot be dealt to {batch.ranks} ranks of which {batch.degrees} share one"
         )
-    if not rows:
+    if row is None:
         return found
     for name, own, asked in (
-        ("batch a node", batch.per_node, rows[0].per_node),
-        ("learning rate", batch.lr, rows[0].lr),
-        ("iterations", batch.iterations, sum(r.iterations.value for r in rows)),
+        ("batch a node", batch.per_node, row.per_node),
+        ("learning rate", batch.lr, row.lr),
+        ("iterations", batch.iterations, row.iterations.value),
     ):
         if own != asked:
             found.append(f"{name} {own:g}, Table 6 has {asked:g}")
-    low, high = max(r.nodes_range[0] for r in rows), min(r.nodes_range[1] for r in rows)
+    low, high = row.nodes_range
     if not low <= batch.nodes <= high:
         found.append(f"{batch.nodes} nodes, Table 6 implies {low:.1f} to {high:.1f}")
     return found

@@ -51,8 +51,9 @@ class TrainData:
         if "init" in inputs:
             cache.require_model(inputs["init"])
         ids = load_ids(inputs["subsets"] / f"{cfg.subset}.parquet")
+        stills = load_ids(inputs["subsets"] / f"{cfg.images}.parquet") if cfg.images else None
         sets, held_out = [], None
-        for kind, wanted, chosen in (("video", cfg.media != "images", ids), ("image", cfg.media != "videos", None)):
+        for kind, wanted, chosen in (("video", cfg.media != "images", ids), ("image", cfg.media != "videos", stills)):
             if not wanted:
                 sets.append(None)
                 continue

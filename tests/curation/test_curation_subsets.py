@@ -16,7 +16,7 @@ from stepvideo.curation import subsets
 from stepvideo.curation.config import LEVELS, Filter, SubsetsConfig
 from stepvideo.curation.funnel import ladder, svg, thresholds
 from stepvideo.curation.records import clip_schema, write_table
-from stepvideo.data.clips import CATALOG, load_ids
+from stepvideo.data.clips import CATALOG, load_catalog, load_ids
 from stepvideo.errors import ConfigError, StepVideoError
 
 value = st.one_of(st.floats(-100, 100), st.just(float("nan")))
@@ -70,6 +70,8 @@ def catalog(folder: Path, n: int = 60, frames: int = 25) -> Path:
                     f"tag_{t}": float(rng.gamma(2.0)) for t in ("blur", "blur_fixed", "saturation_mean", "motion_mean")
                 }
                 row |= {f"tag_{t}": float(rng.gamma(2.0)) for t in ("motion_max", "motion_min")}
+            else:
+                row["tag_blur"] = float(i)
             rows.append(row)
     write_table(rows, clip_schema(), folder / CATALOG)
     return folder
@@ -106,6 +108,21 @@ def test_equal_seeds_give_equal_bytes_and_another_seed_other_sft_sets(tmp_path: 
     assert a == b
     assert a["s6.parquet"] == c["s6.parquet"]
     assert a["sft_1.parquet"] != c["sft_1.parquet"]
+
+
+def test_the_second_images_are_the_better_ones(tmp_path: Path, context) -> None:
+    source = catalog(tmp_path / "c")
+    plain = context("plain", SubsetsConfig(), curate=source)
+    subsets.run(plain)
+    assert load_ids(plain.out / "images_2.parquet") == load_ids(plain.out / "images.parquet")
+    ctx = context("some", SubsetsConfig(image_filters=[Filter("blur", "above", [0.3], quantile=True)]), curate=source)
+    subsets.run(ctx)
+    images, better = (load_ids(ctx.out / f"{name}.parquet") for name in ("images", "images_2"))
+    blur = {c.clip_id: c.tags["blur"] for c in load_catalog(source, images)}
+    assert set(better) < set(images) and len(better) == pytest.approx(0.7 * len(images), abs=2)  # two images a value
+    assert min(blur[i] for i in better) >= max(blur[i] for i in set(images) - set(better))
+    level = json.loads((ctx.out / "funnel.json").read_text())["images_2"]
+    assert (level["into"], level["left"]) == (len(images), len(better))
 
 
 def test_overlapping_sft_sets_have_their_share() -> None:

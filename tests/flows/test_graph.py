@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from flows import table
+from flows import curate, table
 from flows.compose import ROOT, compose
 from flows.graph import Row, build
 from stepvideo.errors import ConfigError
@@ -67,13 +67,14 @@ def test_an_unknown_until_names_near_ones() -> None:
 def test_the_cascade_is_whole() -> None:
     cfg = compose(["profile=smoke", "weights.text=train", "weights.vae=train"])
     nodes = {n.name: n for n in build(cfg)}
-    assert {n.kind for n in nodes.values()} == set(KINDS) - {"shipped", "given"}
+    alone = {n.kind for n in build(compose(["profile=curate", "graph=flows.curate", "raw=data/raw"]))}
+    assert {n.kind for n in nodes.values()} | alone == set(KINDS) - {"shipped", "given"}
     assert nodes["t2vi_192.s1"].inputs["init"] == "t2i" and nodes["t2vi_540.s4"].inputs["init"] == "t2vi_192.s3"
     assert nodes["sft.1"].inputs["init"] == nodes["sft.2"].inputs["init"] == "t2vi_540.s6"
     assert [n.name for n in nodes.values() if n.final] == ["turbo"]
     until = [n.name for n in build(cfg, "t2i")]
     assert until[-1] == "t2i" and "vae2" in until and not any(n.startswith(("t2vi", "sft")) for n in until)
-    assert set(table.STAGES.values()) == set(KINDS)
+    assert set(table.STAGES.values()) | set(curate.STAGES.values()) == set(KINDS)
 
 
 @pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")
@@ -106,3 +107,11 @@ def test_stages_that_sample_along_the_way_read_the_other_networks(setting: str, 
     changed = "only.sft.2.samples.every=0"
     nodes = build(compose(["profile=smoke", "stages.sft.samples={every: 5, prompts: [red]}", changed]))
     assert [n.name for n in nodes if n.kind == "train" and "text" in n.inputs] == ["sft.1"]
+
+
+def test_t2i_may_have_two_data_sets() -> None:
+    nodes = {n.name: n for n in build(compose(["profile=smoke", "t2i_sets=2", "only.t2i.2.steps=3"]))}
+    assert [nodes[n].config["images"] for n in ("t2i.1", "t2i.2")] == ["images", "images_2"]
+    assert [nodes[n].config["steps"] for n in ("t2i.1", "t2i.2")] == [8, 3]
+    assert "init" not in nodes["t2i.1"].inputs and nodes["t2i.2"].inputs["init"] == "t2i.1"
+    assert nodes["t2vi_192.s1"].inputs["init"] == "t2i.2"

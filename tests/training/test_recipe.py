@@ -77,9 +77,9 @@ def test_the_command(released, capsys):
     recipe_command.add_arguments(parser)
     assert recipe_command.call(parser.parse_args(["--check"]), lambda o: released if o == ["profile=30b"] else {}) == 0
     assert "t2vi_540.s6" in capsys.readouterr().out
-    few = {k: v for k, v in released.items() if k != "t2i"}
+    few = {k: v for k, v in released.items() if k != "t2i.2"}
     assert recipe_command.call(parser.parse_args(["--check", "--json"]), lambda _: few) == 1
-    assert json.loads(capsys.readouterr().out)["missing"] == ["t2i"]
+    assert json.loads(capsys.readouterr().out)["missing"] == ["t2i.2"]
 
 
 @pytest.mark.parametrize(("profile", "parameters"), [("30b", 29_342_478_400), ("4b", 4.0e9)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from latent_cache import CLIPS, DIT, TRAIN, fake_cache
@@ -64,3 +65,13 @@ def test_a_copy_of_the_cache_elsewhere_must_be_one(inputs, tmp_path):
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"vae": "other"}))
     with pytest.raises(ArtifactError, match=r"copy is not a copy of .*cache.*runtime\.latents_url"):
         opened(inputs, **elsewhere)
+
+
+def test_images_of_a_set_of_their_own(inputs, tmp_path):
+    every = opened(inputs, media="images").images
+    few = every.ids()[:3]
+    sets = tmp_path / "sets"
+    shutil.copytree(inputs["subsets"], sets)
+    pq.write_table(pa.table({"clip_id": few}), sets / "images_2.parquet")
+    found = opened(inputs | {"subsets": sets}, media="images", images="images_2").images
+    assert sorted(found.ids()) == sorted(few)

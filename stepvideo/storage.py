@@ -162,3 +162,11 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
         raise ArtifactError(f"cannot fetch {url} to {path}: {e}") from e
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def read_range(url: str, start: int, end: int) -> bytes:
+    """Bytes `start` … `end - 1` of a file in an object store, fewer where it ends. Raises ArtifactError."""
+    try:
+        return filesystem(url).cat_file(url, start, end)
+    except OSError as e:
+        raise ArtifactError(f"cannot read {url}: {e}") from e

@@ -227,14 +227,19 @@ def read_image(path: Path) -> np.ndarray:
 
 def write_image(path: Path, image: np.ndarray, metadata: Mapping[str, str] | None = None) -> None:
     """Write uint8 [H, W, 3] RGB as PNG, whole or not at all; `metadata` becomes its text chunks."""
-    import cv2
-
     from stepvideo.storage import write_atomic
 
-    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    write_atomic(path, _with_text(encode_image(image), metadata or {}))
+
+
+def encode_image(image: np.ndarray, form: str = ".png") -> bytes:
+    """uint8 [H, W, 3] RGB as the content of a file of that suffix (.png, .jpg)."""
+    import cv2
+
+    ok, data = cv2.imencode(form, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not ok:
-        raise ArtifactError(f"cannot encode {path} as PNG")
-    write_atomic(path, _with_text(data.tobytes(), metadata or {}))
+        raise ValueError(f"cannot encode {list(image.shape)} as {form}")
+    return data.tobytes()
 
 
 def write_gif(path: Path, frames: Frames, fps: float, comment: str = "") -> None:

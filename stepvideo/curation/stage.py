@@ -7,13 +7,14 @@
     media/               the catalog's media files
 
 Finished chunks of files are kept in `ctx.work`, so a killed run goes on where it was, to the same bytes. The result
-does not depend on the number of workers.
+does not depend on the number of workers or ranks.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from stepvideo import storage
 from stepvideo.config import digest, dump, result_part
 from stepvideo.curation.config import CurateConfig
 from stepvideo.curation.cut import process
-from stepvideo.curation.pool import cores, run_chunks
+from stepvideo.curation.parts import run_parts
 from stepvideo.curation.raw import link_or_copy
 from stepvideo.curation.records import (
     Result,
@@ -54,6 +55,8 @@ def run(ctx: StageContext) -> dict[str, float]:
     sources = collect(ctx.inputs)
     unique, repeats = _first_of_each(sources)
     parts = _curate(ctx, chunked(unique))
+    if ctx.rank:
+        return {}
     files = [row for part in parts for row in part[0]] + [r.file for r in repeats]
     clips = [row for part in parts for row in part[1]]
     _nothing_lost(sources, files)
@@ -92,40 +95,41 @@ def _curate(ctx: StageContext, chunks: list[list[Source]]) -> list[Part]:
     """Every chunk's rows, from `ctx.work` where an earlier attempt finished it."""
     config: CurateConfig = ctx.config
     version = digest(result_part(dump(config)))
-    names = [_part_name(i, chunk, version) for i, chunk in enumerate(chunks)]
-    parts: dict[int, Part] = {}
-    for i, name in enumerate(names):
-        rows, clips = _part_files(ctx.work, name)
-        if rows.exists():
-            parts[i] = (read_rows(rows), read_rows(clips))
-    done, total = sum(len(chunks[i]) for i in parts), sum(map(len, chunks))
-    todo = [(i, chunk) for i, chunk in enumerate(chunks) if i not in parts]
-    results = run_chunks(
+    return run_parts(
+        ctx,
+        chunks,
+        [_part_name(i, chunk, version) for i, chunk in enumerate(chunks)],
+        _Tables(ctx.work / "parts"),
         functools.partial(work, config=config, root=ctx.work),
-        todo,
         on_failure=quarantined,
-        workers=min(config.runtime.workers or cores(), max(len(todo), 1)),
-        timeout_s=config.health.file_timeout_s,
-        memory_mb=config.health.memory_limit_mb,
-        stop=ctx.should_stop,
+        health=config.health,
+        unit="files",
     )
-    for i, chunk_results in results if todo else ():
-        parts[i] = ([r.file for r in chunk_results], [c for r in chunk_results for c in r.clips])
-        rows, clips = _part_files(ctx.work, names[i])
-        write_table(parts[i][1], clip_schema(), clips)
-        write_table(parts[i][0], files_schema(), rows)  # last: it marks the part as complete
-        done += len(chunks[i])
-        ctx.sink.progress(done, total, "files")
-    return [parts[i] for i in range(len(chunks))]
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """A part as two Parquet files, NAME.files and NAME.clips; the first is written last."""
+
+    folder: Path
+
+    def there(self, name: str) -> bool:
+        return self._path(name, "files").exists()
+
+    def write(self, name: str, results: list[Result]) -> None:
+        write_table([c for r in results for c in r.clips], clip_schema(), self._path(name, "clips"))
+        write_table([r.file for r in results], files_schema(), self._path(name, "files"))
+
+    def read(self, name: str) -> Part:
+        return read_rows(self._path(name, "files")), read_rows(self._path(name, "clips"))
+
+    def _path(self, name: str, what: str) -> Path:
+        return self.folder / f"{name}.{what}.parquet"
 
 
 def _part_name(i: int, chunk: list[Source], version: str) -> str:
     content: list[Any] = [[s.role, s.file, s.sha256, s.error, s.shots] for s in chunk]
     return f"{i:06d}-{digest([version, content])[:16]}"
-
-
-def _part_files(work_dir: Path, name: str) -> tuple[Path, Path]:
-    return work_dir / "parts" / f"{name}.files.parquet", work_dir / "parts" / f"{name}.clips.parquet"
 
 
 def _first_of_each(sources: list[Source]) -> tuple[list[Source], list[Result]]:

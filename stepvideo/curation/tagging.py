@@ -23,7 +23,7 @@ from stepvideo.config import digest, dump, result_part
 from stepvideo.curation.backends import Absent, Backend
 from stepvideo.curation.backends.registry import backend
 from stepvideo.curation.clip_frames import ClipFrames
-from stepvideo.curation.pool import cores, run_chunks
+from stepvideo.curation.parts import run_parts
 from stepvideo.curation.records import Row
 from stepvideo.curation.tagging_config import TaggingConfig
 from stepvideo.data.clips import Clip, load_catalog
@@ -66,9 +66,11 @@ def run(ctx: StageContext) -> dict[str, float]:
         raise StepVideoError(f"tags: {root} has no {' or '.join(config.kinds)}; add its kinds to `kinds`")
     tables = [Table(t, name, config.weights.get(t, "")) for t, name in sorted(config.backends.items()) if name]
     absent = {t.name: reason for t in tables if (reason := _absent(t))}
-    for name, reason in absent.items():
+    for name, reason in absent.items() if ctx.rank == 0 else ():
         ctx.sink.event("backend_absent", table=name, reason=reason)
     rows = [row for part in _measure(ctx, clips, [t for t in tables if t.name not in absent]) for row in part]
+    if ctx.rank:
+        return {}
     metrics = {"clips": float(len(clips))}
     for table in tables:
         made = _arrow(rows, table, absent.get(table.name, ""))
@@ -92,23 +94,32 @@ def _measure(ctx: StageContext, clips: list[Clip], tables: list[Table]) -> list[
     chunks = [clips[i : i + config.chunk] for i in range(0, len(clips), config.chunk)]
     version = digest([result_part(dump(config)), [(t.name, t.made_by.version) for t in tables]])
     names = [f"{i:06d}-{digest([version, [c.clip_id for c in chunk]])[:16]}" for i, chunk in enumerate(chunks)]
-    places = [ctx.work / "parts" / f"{name}.json" for name in names]
-    parts: dict[int, list[Row]] = {i: storage.read_json(p) for i, p in enumerate(places) if p.exists()}
-    todo = [(i, chunk) for i, chunk in enumerate(chunks) if i not in parts]
-    results = run_chunks(
+    return run_parts(
+        ctx,
+        chunks,
+        names,
+        _Json(ctx.work / "parts"),
         functools.partial(work, root=root, tables=tables, samples=config.samples),
-        todo,
         on_failure=_lost,
-        workers=min(config.runtime.workers or cores(), max(len(todo), 1)),
-        timeout_s=config.health.file_timeout_s,
-        memory_mb=config.health.memory_limit_mb,
-        stop=ctx.should_stop,
+        health=config.health,
+        unit="clips",
     )
-    for i, rows in results if todo else ():
-        storage.write_json(places[i], rows)
-        parts[i] = storage.read_json(places[i])  # what a later attempt would read
-        ctx.sink.progress(sum(len(chunks[j]) for j in parts), len(clips), "clips")
-    return [parts[i] for i in range(len(chunks))]
+
+
+@dataclass(frozen=True)
+class _Json:
+    """A part as NAME.json."""
+
+    folder: Path
+
+    def there(self, name: str) -> bool:
+        return (self.folder / f"{name}.json").exists()
+
+    def write(self, name: str, results: list[Row]) -> None:
+        storage.write_json(self.folder / f"{name}.json", results)
+
+    def read(self, name: str) -> list[Row]:
+        return storage.read_json(self.folder / f"{name}.json")
 
 
 def _tag(clip: Clip, root: Path, tables: list[Table], samples: int) -> Row:

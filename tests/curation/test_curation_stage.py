@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,24 @@ def test_memory_is_bounded(context, tmp_path: Path) -> None:
     assert rows_out["good.png"]["status"] == "accepted"
     assert rows_out["bomb.png"]["status"] == "quarantined"
     assert rows_out["bomb.png"]["reason"] == "memory"
+
+
+def test_ranks_share_the_files_out_to_the_same_bytes(context, tmp_path: Path, monkeypatch) -> None:
+    """Two jobs on one `work`, as `runtime.nproc=2` or a Slurm array starts them; the later one finds half done."""
+    monkeypatch.setattr("stepvideo.curation.sources.CHUNK_FILES", 2)
+    media = tmp_path / "many"
+    for i in range(12):
+        encode(media / f"{i:02d}.mp4", shot(i, 30))
+    alone = context("alone", CurateConfig(), media=media)
+    stage.run(alone)
+    first = context("shared", CurateConfig(), media=media)
+    second = replace(first, rank=1, world_size=2)
+    assert stage.run(second) == {} and not any(first.out.iterdir())
+    theirs = {p: p.stat().st_mtime_ns for p in (first.work / "parts").iterdir()}
+    assert len(theirs) == 2 * 3
+    stage.run(replace(first, world_size=2))
+    assert content_digest(checksums(first.out)) == content_digest(checksums(alone.out))
+    assert {p: p.stat().st_mtime_ns for p in theirs} == theirs
 
 
 def test_kill_9_leaves_no_process_and_loses_no_finished_part(context, tmp_path: Path, monkeypatch) -> None:

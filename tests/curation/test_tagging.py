@@ -11,7 +11,7 @@ import pytest
 from known_videos import encode, shot
 
 from stepvideo.config import load
-from stepvideo.curation import stage, tagging
+from stepvideo.curation import parts, stage, tagging
 from stepvideo.curation.backends import Absent
 from stepvideo.curation.clip_frames import ClipFrames
 from stepvideo.curation.config import CurateConfig
@@ -70,7 +70,7 @@ def fakes(monkeypatch):
                 raise Preempted
             yield number, work(items)
 
-    monkeypatch.setattr(tagging, "run_chunks", in_process)
+    monkeypatch.setattr(parts, "run_chunks", in_process)
     monkeypatch.setattr(Bright, "calls", [])
     tagging._made.cache_clear()
 

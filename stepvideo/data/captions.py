@@ -1,0 +1,66 @@
+"""The captions of a catalog's clips as the stage `captions` writes them, and how they join the catalog's own.
+
+`captions.parquet` has one row a caption, with where it is from and what it cost; `clips.parquet` one row a clip that
+the stage saw. A clip's rows are all that later stages need: the catalog's own captions that were kept are among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepvideo.data.clips import Captions
+from stepvideo.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CAPTIONS, CLIPS = "captions.parquet", "clips.parquet"
+SOURCES = ("sidecar", "vlm", "rule", "filename")  # the earlier, the better, unless a config says otherwise
+
+
+def caption_schema() -> pa.Schema:
+    """Columns of captions.parquet.
+
+    `tokens_in`, `tokens_out` and `cost` are the caption's part of the request that it came from, so that columns add
+    up; `prompt_version` is that of the prompt, or of the rules. `flags` name what the checks doubt.
+    """
+    import pyarrow as pa
+
+    texts = ("clip_id", "kind", "language", "text", "source", "model", "prompt_version")
+    counts = [("tokens_in", pa.int64()), ("tokens_out", pa.int64()), ("cost", pa.float64())]
+    return pa.schema([*((t, pa.string()) for t in texts), *counts, ("flags", pa.list_(pa.string()))])
+
+
+def load_captions(directory: Path) -> dict[str, Captions]:
+    """clip id → its captions, from an artifact of the stage `captions`; empty for clips that it found none for.
+
+    Raises:
+        ArtifactError: a table is missing or damaged.
+    """
+    found: dict[str, Captions] = {r["clip_id"]: {} for r in _read(directory, CLIPS, ["clip_id"])}
+    for r in _read(directory, CAPTIONS, ["clip_id", "kind", "language", "text"]):
+        found[r["clip_id"]].setdefault(r["kind"], {}).setdefault(r["language"], []).append(r["text"])
+    return found
+
+
+def merged(catalog: Mapping[str, Captions], made: Mapping[str, Captions]) -> dict[str, Captions]:
+    """The captions to train with: those of the stage `captions`, and the catalog's own of clips that it did not see.
+
+    Args:
+        catalog: clip id → captions in catalog.parquet.
+        made: `load_captions`.
+    """
+    return {clip_id: made.get(clip_id, own) for clip_id, own in catalog.items()}
+
+
+def _read(directory: Path, name: str, columns: list[str]) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(directory) / name
+    try:
+        return pq.read_table(path, columns=columns).to_pylist()
+    except (OSError, pa.ArrowInvalid, KeyError) as e:
+        raise ArtifactError(f"{path} is no table of captions (the stage `captions` makes one): {e}") from e

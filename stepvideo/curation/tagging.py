@@ -64,7 +64,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     clips = [c for c in load_catalog(root) if c.kind in config.kinds]
     if not clips:
         raise StepVideoError(f"tags: {root} has no {' or '.join(config.kinds)}; add its kinds to `kinds`")
-    tables = [Table(t, name, config.weights.get(t, "")) for t, name in sorted(config.backends.items()) if name]
+    tables = [Table(t, name, config.runtime.weights.get(t, "")) for t, name in sorted(config.backends.items()) if name]
     absent = {t.name: reason for t in tables if (reason := _absent(t))}
     for name, reason in absent.items() if ctx.rank == 0 else ():
         ctx.sink.event("backend_absent", table=name, reason=reason)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stepvideo.config import StageConfig
+from stepvideo.config import Runtime, StageConfig
 from stepvideo.curation.config import HealthConfig
 
 BACKENDS: dict[str, tuple[str, ...]] = {  # side table: names of the backends that can fill it
     "aesthetic": ("laion",),
     "camera": ("flow",),
     "copies": ("dct",),
-    "embedding": ("clip",),
+    "embedding": ("clip", "small"),
     "nsfw": ("nudenet", "laion"),
     "still": ("difference",),
     "text": ("rapidocr",),
     "watermark": ("overlay", "efficientnet"),
 }
+
+
+@dataclass
+class TaggingRuntime(Runtime):
+    """Where weights lie is not part of the key: what they are is (`contents`)."""
+
+    weights: dict[str, str] = field(default_factory=dict)  # side table: folder or file of its backend's weights
 
 
 @dataclass
@@ -26,11 +33,12 @@ class TaggingConfig(StageConfig):
     backends: dict[str, str] = field(
         default_factory=lambda: {"camera": "flow", "copies": "dct", "still": "difference", "watermark": "overlay"}
     )  # side table: backend; "" leaves the table out
-    weights: dict[str, str] = field(default_factory=dict)  # side table: folder or file of its backend's weights
+    contents: dict[str, str] = field(default_factory=dict)  # side table: digest of its weights, which the key follows
     kinds: list[str] = field(default_factory=lambda: ["clip", "image"])  # rows of the catalog; also: frame
     samples: int = 8  # frames of a clip that single pictures' tags see
     chunk: int = 16  # clips that are done, and kept, together
     health: HealthConfig = field(default_factory=HealthConfig)  # time and memory of a worker
+    runtime: TaggingRuntime = field(default_factory=TaggingRuntime)
 
     def __post_init__(self) -> None:
         for table, name in self.backends.items():
@@ -38,8 +46,10 @@ class TaggingConfig(StageConfig):
                 raise ValueError(f"backends: no table {table!r}; there are {', '.join(BACKENDS)}")
             if name and name not in BACKENDS[table]:
                 raise ValueError(f"backends.{table}={name!r}: give one of {', '.join(BACKENDS[table])}, or '' for none")
-        if unknown := sorted(set(self.weights) - {t for t, name in self.backends.items() if name}):
-            raise ValueError(f"weights.{unknown[0]}: backends has no table {unknown[0]!r} that they could be for")
+        if unknown := sorted(set(self.runtime.weights) - {t for t, name in self.backends.items() if name}):
+            raise ValueError(
+                f"runtime.weights.{unknown[0]}: backends has no table {unknown[0]!r} that they could be for"
+            )
         if unknown := sorted(set(self.kinds) - {"clip", "image", "frame"}):
             raise ValueError(f"kinds: {unknown[0]!r} is none of clip, image, frame")
         for name in ("samples", "chunk"):

@@ -140,7 +140,7 @@ def test_frames_are_sampled_evenly_and_small_ones_keep_their_size():
     [
         ({"backends": {"texts": "rapidocr"}}, "no table 'texts'; there are .*text"),
         ({"backends": {"text": "tesseract"}}, "backends.text='tesseract': give one of rapidocr"),
-        ({"weights": {"aesthetic": "x"}}, "weights.aesthetic: backends has no table"),
+        ({"runtime": {"weights": {"aesthetic": "x"}}}, "runtime.weights.aesthetic: backends has no table"),
         ({"kinds": ["video"]}, "'video' is none of clip"),
         ({"chunk": 0}, "chunk=0"),
     ],

@@ -10,7 +10,7 @@ def backend(table: str, name: str) -> type[Backend]:
     from stepvideo.curation.backends.aesthetic import LAIONAesthetic
     from stepvideo.curation.backends.camera import CameraMotion
     from stepvideo.curation.backends.copies import Signature
-    from stepvideo.curation.backends.embedding import ClipEmbedding
+    from stepvideo.curation.backends.embedding import ClipEmbedding, SmallEmbedding
     from stepvideo.curation.backends.nsfw import LAIONNSFW
     from stepvideo.curation.backends.nudenet import NudeNet
     from stepvideo.curation.backends.still import Still
@@ -22,6 +22,7 @@ def backend(table: str, name: str) -> type[Backend]:
         ("camera", "flow"): CameraMotion,
         ("copies", "dct"): Signature,
         ("embedding", "clip"): ClipEmbedding,
+        ("embedding", "small"): SmallEmbedding,
         ("nsfw", "laion"): LAIONNSFW,
         ("nsfw", "nudenet"): NudeNet,
         ("still", "difference"): Still,

@@ -62,8 +62,8 @@ class Session:
                 return self.run_node(node, inputs)
 
             outcome = wrap(node.name, call)
-            if node.kind == "curate" and self.cfg["gate"]:
-                wrap(f"gate.{node.name}", lambda: self.gate(node, outcome.artifact))
+            if node.kind in ("curate", "tags") and self.cfg["gate"]:
+                wrap(f"gate.{node.name}", lambda: self.gate(node, outcome.artifact, inputs))
             return outcome
 
         return driver.execute(self.nodes, one, self.cfg["cluster"]["concurrency"], self.cancel)
@@ -88,11 +88,19 @@ class Session:
         self.record.update_stage(node.name, state="complete", digest=outcome.artifact.digest, **about)
         return outcome
 
-    def gate(self, node: Node, catalog: Artifact) -> GateReport:
-        """Great Expectations over the catalog; its Data Docs lie beside the artifact."""
-        from tasks.gates import check_catalog
+    def gate(self, node: Node, made: Artifact, inputs: Mapping[str, Artifact]) -> GateReport:
+        """Great Expectations over the catalog or its side tables; the Data Docs lie beside the artifact."""
+        docs = made.dir / "gate"
+        if node.kind == "tags":
+            from tasks.table_gate import check_tables
 
-        report = check_catalog(catalog.out, catalog.dir / "gate", min_frames=node.config["segment"]["min_frames"])
+            kept = [a for a in self.store.artifacts() if a.dir.parent == made.dir.parent]
+            earlier = [a.out for a in kept[: [a.dir for a in kept].index(made.dir)]]
+            report = check_tables(made.out, inputs["curate"].out, docs, earlier[-1] if earlier else None)
+        else:
+            from tasks.gates import check_catalog
+
+            report = check_catalog(made.out, docs, min_frames=node.config["segment"]["min_frames"])
         self.notes.append(f"data docs: {report.docs_index_path}")
         self.notes += [f"warning: {w}" for w in report.warnings]
         return report

@@ -1,4 +1,4 @@
-"""The data gate: Great Expectations over a curated catalog, with Data Docs for people.
+"""The data gate: Great Expectations over a curated catalog and its side tables, with Data Docs for people.
 
 Critical expectations stop the pipeline, warnings are reported and let it pass. (GX's own `success` makes no difference
 between the two, so severities are read from the single results.)
@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class GateFailed(StepVideoError):
 class Finding:
     """An expectation that does not hold."""
 
-    suite: str  # catalog, clips or files
+    suite: str  # catalog, clips, files, or the name of a side table
     expectation: str
     severity: str  # "critical" or "warning"
     detail: str
@@ -80,16 +80,43 @@ def check_catalog(catalog_dir: Path, docs_dir: Path, min_frames: int = 1, min_ca
         "min_captioned": min_captioned,
         "catalog": storage.sha256_file(catalog_dir / CATALOG) if (catalog_dir / CATALOG).exists() else None,
     }
+    suites = {"catalog": _catalog_suite, "clips": _clips_suite, "files": _files_suite}
+    arguments = {"catalog": (min_captioned,), "clips": (min_frames,), "files": ()}
+
+    def load() -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        from stepvideo.data.clips import load_table
+
+        frames = _frames(load_table(catalog_dir), catalog_dir)
+        return frames, {name: suite(*arguments[name]) for name, suite in suites.items()}
+
+    return gate(version, load, docs_dir, f"the catalog in {catalog_dir}")
+
+
+def gate(
+    version: dict[str, Any],
+    load: Callable[[], tuple[dict[str, Any], dict[str, list[Any]]]],
+    docs_dir: Path,
+    what: str,
+) -> GateReport:
+    """Validate data frames, each with its suite of expectations, unless the verdict on this `version` is kept.
+
+    Args:
+        load: {suite: data frame}, {suite: expectations}; each frame has a `clip_id` (the suite "files" a `file`).
+        what: is judged, for messages.
+
+    Raises:
+        GateFailed, StepVideoError: see `check_catalog`.
+    """
     report = _cached(docs_dir, version)
     if report is None:
-        report = _validate(catalog_dir, docs_dir, min_frames, min_captioned)
+        os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+        report = _validate(*load(), docs_dir)
         saved = asdict(report) | {"docs_index_path": report.docs_index_path.relative_to(docs_dir).as_posix()}
         storage.write_json(docs_dir / RESULT, {"version": version, "report": saved})
     if report.failed:
         findings = "\n  ".join(map(str, report.failed))
         raise GateFailed(
-            f"the catalog in {catalog_dir} fails {len(report.failed)} critical expectation(s):\n  {findings}\n"
-            f"see {report.docs_index_path}",
+            f"{what} fails {len(report.failed)} critical expectation(s):\n  {findings}\nsee {report.docs_index_path}",
             report,
         )
     return report
@@ -109,20 +136,10 @@ def _cached(docs_dir: Path, version: dict[str, Any]) -> GateReport | None:
         return None  # absent, or from another version of this file
 
 
-def _validate(catalog_dir: Path, docs_dir: Path, min_frames: int, min_captioned: float) -> GateReport:
-    from stepvideo.data.clips import load_table
-
-    table = load_table(catalog_dir)
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+def _validate(frames: dict[str, Any], suites: dict[str, list[Any]], docs_dir: Path) -> GateReport:
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    frames = _frames(table, catalog_dir)
-    suites = {
-        "catalog": _catalog_suite(min_captioned),
-        "clips": _clips_suite(min_frames),
-        "files": _files_suite(),
-    }
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="stepvideo-gate-") as project:
         context = gx.get_context(mode="file", project_root_dir=project)

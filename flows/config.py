@@ -73,6 +73,7 @@ class CascadeConfig:
     raw: str = ""  # one more folder of raw videos
     graph: str = "flows.table"  # module with `STAGES` and `rows(cfg)`
     t2i_sets: int = 1  # data sets that T2I trains on, one after the other: images, then the better images_2
+    shards: bool = False  # the curation also packs its clips into WebDataset tars
     sft_runs: int = 2  # fine-tuned models that are averaged
     gate: bool = True  # stop when the catalog fails its expectations
     register: bool = True  # the last model goes to MLflow's registry as `candidate`

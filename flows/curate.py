@@ -18,17 +18,23 @@ STAGES = {
     "raw": "raw",
     "curate": "curate",
     "tags": "tags",
+    "captions": "captions",
+    "shards": "shards",
     "subsets": "subsets",
 }
 
 
 def rows(cfg: Mapping[str, Any]) -> list[Row]:
-    return [
+    table = [
         Row("raw", "raw", set=raw_folder(cfg["raw"])),
         Row("curate", "curate", {"raw": "raw"}),
         Row("tags", "tags", {"curate": "curate"}, set=_weights(cfg["stages"]["tags"]["runtime"]["weights"])),
-        Row("subsets", "subsets", {"curate": "curate", "tags": "tags"}, final=True),
+        Row("captions", "captions", {"curate": "curate", "tags": "tags"}),
+        Row("subsets", "subsets", {"curate": "curate", "tags": "tags", "captions": "captions"}, final=True),
     ]
+    if cfg["shards"]:
+        table.append(Row("shards", "shards", {"curate": "curate", "subsets": "subsets"}))
+    return table
 
 
 def _weights(places: Mapping[str, str]) -> dict[str, Any]:

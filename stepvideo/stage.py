@@ -35,6 +35,10 @@ KINDS: dict[str, Kind] = {
     "render": Kind("stepvideo.world.stage:run", "stepvideo.world.config:RenderConfig", "render world clips to mp4"),
     "curate": Kind("stepvideo.curation.stage:run", "stepvideo.curation.config:CurateConfig", "cut, tag, caption clips"),
     "tags": Kind("stepvideo.curation.tagging:run", "stepvideo.curation.tagging_config:TaggingConfig", "tag clips"),
+    "captions": Kind(
+        "stepvideo.curation.captioning.stage:run", "stepvideo.curation.captioning.config:CaptionsConfig", "word clips"
+    ),
+    "shards": Kind("stepvideo.data.tar_stage:run", "stepvideo.data.tar_shards_config:TarShardsConfig", "tars of clips"),
     "subsets": Kind("stepvideo.curation.subsets:run", "stepvideo.curation.config:SubsetsConfig", "six nested subsets"),
     "text": Kind("stepvideo.training.text:run", "stepvideo.training.config:TextConfig", "train the text encoders"),
     "vae": Kind("stepvideo.training.vae:run", "stepvideo.training.config:VAETrainConfig", "train the Video-VAE"),

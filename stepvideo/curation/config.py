@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stepvideo.config import Runtime, StageConfig
+from stepvideo.data.caption_kinds import SOURCES
 
 LEVELS = 6  # pre-training subsets s1 … s6 (§8, Table 6)
 
@@ -29,7 +30,14 @@ class RawConfig(StageConfig):
 
 @dataclass
 class HealthConfig:
-    """Which files are sound enough to cut. The others go to quarantine with a reason."""
+    """Which files are sound enough to cut. The others go to quarantine with a reason.
+
+    With `recover` a truncated or damaged file gives clips from its sound stretches: frames from damage to the next
+    keyframe are left out, and no clip spans a gap. Off by default: a decoder does not see all damage (bits that still
+    decode are flagged by nobody), and raw video is not scarce; turn it on where every source counts.
+    """
+
+    recover: bool = False
 
     max_bad_packets: int = 0  # packets that the decoder refuses
     max_corrupt_frames: int = 0  # frames that it gave, but patched up
@@ -50,19 +58,35 @@ class HealthConfig:
 
 @dataclass
 class SegmentConfig:
-    """Cuts by PySceneDetect's AdaptiveDetector (§7.1), with its own defaults, and what is dropped around them."""
+    """Where shots end (§7.1): proposals of PySceneDetect's AdaptiveDetector on tiny pictures, then checks on them.
 
-    adaptive_threshold: float = 3.0
-    min_content_val: float = 15.0
+    Chosen on half of the clips of `benchmarks/segmentation.py`, reported on the other half.
+    """
+
+    # The detector proposes. Its own defaults (3 and 15) are for what it alone decides, and miss dark scenes.
+    adaptive_threshold: float = 1.5
+    min_content_val: float = 3.0
     window_width: int = 2
-    min_scene_len: int = 15  # frames; a cut sooner after the last one is ignored
+    # Hard cuts.
+    min_step: float = 2.5  # change at a cut / mean change of the two frames before and after
+    min_change: float = 0.4  # the same / contrast of the picture; two unlike pictures differ by about 1.1
+    flash_frames: int = 6  # longest flash; the picture before and after it is one shot
+    # Gradual transitions.
+    straight: float = 0.8  # distance of first and last picture / length of the path between them; motion takes detours
+    rest: float = 1.0  # motion before and after / mean speed of the transition
+    min_way: float = 0.6  # distance of first and last picture / contrast
+    alike: float = 0.65  # first and last picture that correlate more are one scene in another light
+    blank: float = 1.5  # grey levels; pictures of less contrast are uniform, and fades end there
+    # Clips.
     trim: int = 3  # frames dropped at each end of every clip (§7.1)
     min_frames: int = 17  # shorter clips are dropped; 17 is one VAE window
 
     def __post_init__(self) -> None:
-        for name, least in (("window_width", 1), ("min_scene_len", 1), ("trim", 0), ("min_frames", 1)):
+        for name, least in (("window_width", 1), ("flash_frames", 0), ("trim", 0), ("min_frames", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"segment.{name} is {getattr(self, name)}; give {least} or more")
+        if not 0 < self.straight <= 1:
+            raise ValueError(f"segment.straight is {self.straight}; give a share above 0 and up to 1")
 
 
 @dataclass
@@ -172,7 +196,7 @@ class SubsetsConfig(StageConfig):
     min_frames: int = 17  # shorter clips enter no video subset
     caption_sources: list[str] = field(
         default_factory=lambda: ["sidecar"]
-    )  # also: filename (a title, nothing more), none (clips without captions)
+    )  # also: vlm, rule (of the stage `captions`), filename (a title, nothing more), none (clips without captions)
     filters: list[Filter] = field(default_factory=_default_filters)  # in the order of the funnel
     image_filters: list[Filter] = field(default_factory=list)  # what images_2 keeps of images; one value each
     images: bool = True  # stills with captions
@@ -183,9 +207,9 @@ class SubsetsConfig(StageConfig):
     sft_share: float = 0.0  # 0: the sets are disjoint parts of it; else each is a random share of it
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.caption_sources) - {"sidecar", "filename", "none"})
+        unknown = sorted(set(self.caption_sources) - {*SOURCES, "none"})
         if unknown or not self.caption_sources:
-            raise ValueError(f"caption_sources is {self.caption_sources}; give some of sidecar, filename, none")
+            raise ValueError(f"caption_sources is {self.caption_sources}; give some of {', '.join(SOURCES)}, none")
         if not 1 <= self.sft_from <= LEVELS:
             raise ValueError(f"sft_from is {self.sft_from}; give 1 to {LEVELS}")
         if self.sft_sets < 0 or not 0 <= self.sft_share <= 1:

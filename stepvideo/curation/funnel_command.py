@@ -44,7 +44,7 @@ def call(args: argparse.Namespace) -> int:
     filters = replaced([] if args.none else SubsetsConfig().filters, given)
     config = SubsetsConfig(filters=filters, allow_empty=True)
     if args.uncaptioned:
-        config.caption_sources = ["sidecar", "filename", "none"]
+        config.caption_sources = ["none"]
     found = funnel(Path(args.catalog), map(Path, args.tables), config)
     if args.svg:
         storage.write_atomic(Path(args.svg), svg(found.levels))

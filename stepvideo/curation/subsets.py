@@ -23,6 +23,7 @@ from stepvideo import storage
 from stepvideo.curation import side_tables
 from stepvideo.curation.config import SubsetsConfig
 from stepvideo.curation.funnel import SUBSETS, ladder, svg
+from stepvideo.data.captions import load_sources
 from stepvideo.data.clips import load_table
 from stepvideo.errors import StepVideoError
 from stepvideo.stage import StageContext
@@ -31,7 +32,7 @@ NUMERIC = ("frames", "height", "width", "fps", "caption_overlap")
 
 
 def run(ctx: StageContext) -> dict[str, float]:
-    """Read the catalog of the input `curate`, the side tables of the others, and write the subsets.
+    """Read the catalog of the input `curate`, what `captions` has for it, the others' side tables; write the subsets.
 
     Returns:
         s1 … s6, images, sft (all sets together): numbers of ids.
@@ -40,8 +41,8 @@ def run(ctx: StageContext) -> dict[str, float]:
         StepVideoError: no clip is long enough and captioned, or a subset would be empty (names the threshold).
     """
     config: SubsetsConfig = ctx.config
-    sides = [path for role, path in sorted(ctx.inputs.items()) if role != "curate"]
-    found = funnel(ctx.inputs["curate"], sides, config)
+    sides = [path for role, path in sorted(ctx.inputs.items()) if role not in ("curate", "captions")]
+    found = funnel(ctx.inputs["curate"], sides, config, ctx.inputs.get("captions"))
     sets = dict(found.sets)
     metrics = {name: float(len(members)) for name, members in sets.items()}
     sets["images"], sets["images_2"], image_level = _images(found, config)
@@ -68,10 +69,17 @@ class Funnel:
     sets: dict[str, list[str]]
 
 
-def funnel(catalog: Path, sides: Iterable[Path], config: SubsetsConfig) -> Funnel:
-    """Apply a config's filters to the catalog and the side tables in the folders `sides`. Raises as `run` does."""
+def funnel(catalog: Path, sides: Iterable[Path], config: SubsetsConfig, captions: Path | None = None) -> Funnel:
+    """Apply a config's filters to the catalog and the side tables in the folders `sides`. Raises as `run` does.
+
+    Args:
+        captions: artifact of the stage `captions`; without it the catalog's own count.
+    """
     table = load_table(catalog)
     rows = table.to_pylist()
+    said = load_sources(captions) if captions else {}
+    for row in rows:
+        row["captioned"] = _captioned(row, said.get(row["clip_id"]), config)
     candidates, base = _candidates(rows, config)
     tables = side_tables.find(sides)
 
@@ -107,7 +115,7 @@ def sft_sets(ids: Sequence[str], k: int, share: float, seed: int, allow_empty: b
 def _candidates(rows: list[dict[str, Any]], config: SubsetsConfig) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Video clips that are long enough and captioned, and the counts on the way there."""
     clips = [r for r in rows if r["kind"] == "clip"]
-    said = [r for r in clips if _captioned(r, config)]
+    said = [r for r in clips if r["captioned"]]
     kept = [r for r in said if r["frames"] >= config.min_frames]
     if not said:
         raise StepVideoError(
@@ -123,9 +131,11 @@ def _candidates(rows: list[dict[str, Any]], config: SubsetsConfig) -> tuple[list
     return kept, base | {"candidates": len(kept)}
 
 
-def _captioned(row: dict[str, Any], config: SubsetsConfig) -> bool:
-    known = "none" in config.caption_sources or bool(json.loads(row["captions"]))
-    return row["caption_source"] in config.caption_sources and known
+def _captioned(row: dict[str, Any], said: set[str] | None, config: SubsetsConfig) -> bool:
+    """Whether a row has captions of the kinds that count; `said` are the sources that the stage `captions` names."""
+    if said is None:
+        said = {row["caption_source"]} if json.loads(row["captions"]) else set()
+    return "none" in config.caption_sources or bool(said & set(config.caption_sources))
 
 
 def _images(found: Funnel, config: SubsetsConfig) -> tuple[list[str], list[str], dict[str, Any]]:
@@ -134,7 +144,7 @@ def _images(found: Funnel, config: SubsetsConfig) -> tuple[list[str], list[str],
     rows = [
         r
         for r in found.rows
-        if _captioned(r, config)
+        if r["captioned"]
         and (
             (r["kind"] == "image" and config.images) or (r["kind"] == "frame" and config.frames and r["parent"] in good)
         )

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CAPTIONS, CLIPS = "captions.parquet", "clips.parquet"
-SOURCES = ("sidecar", "vlm", "rule", "filename")  # the earlier, the better, unless a config says otherwise
 
 
 def caption_schema() -> pa.Schema:
@@ -42,6 +41,14 @@ def load_captions(directory: Path) -> dict[str, Captions]:
     found: dict[str, Captions] = {r["clip_id"]: {} for r in _read(directory, CLIPS, ["clip_id"])}
     for r in _read(directory, CAPTIONS, ["clip_id", "kind", "language", "text"]):
         found[r["clip_id"]].setdefault(r["kind"], {}).setdefault(r["language"], []).append(r["text"])
+    return found
+
+
+def load_sources(directory: Path) -> dict[str, set[str]]:
+    """clip id → where its captions are from, as `load_captions`."""
+    found: dict[str, set[str]] = {r["clip_id"]: set() for r in _read(directory, CLIPS, ["clip_id"])}
+    for r in _read(directory, CAPTIONS, ["clip_id", "source"]):
+        found[r["clip_id"]].add(r["source"])
     return found
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stepvideo.data.caption_kinds import CAPTION_KINDS, LANGUAGES
 from stepvideo.data.video_io import read_image, read_video
 from stepvideo.errors import ArtifactError
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CATALOG = "catalog.parquet"
-CAPTION_KINDS = ("short", "dense", "title")
-LANGUAGES = ("zh", "en")
 
 Captions = dict[str, dict[str, list[str]]]  # kind → language → variants; absent kinds and languages are left out
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from stepvideo.config import StageConfig
 from stepvideo.data.balance_config import BucketConfig
-from stepvideo.data.clips import CAPTION_KINDS, LANGUAGES
+from stepvideo.data.caption_kinds import CAPTION_KINDS, LANGUAGES
 
 RESOLUTIONS = ("low", "high")
 

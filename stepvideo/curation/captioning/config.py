@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from stepvideo.config import Runtime, StageConfig
 from stepvideo.curation.config import HealthConfig
-from stepvideo.data.captions import SOURCES
-from stepvideo.data.clips import CAPTION_KINDS, LANGUAGES
+from stepvideo.data.caption_kinds import CAPTION_KINDS, LANGUAGES, SOURCES
 
 FORMATS = ("json_schema", "json_object", "none")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 
 def _to(side: str) -> str:
-    """“to the left”, “left”, “from right to left”; not “left to right”."""
-    way = r"(?:to\s+(?:the\s+)?|towards?\s+(?:the\s+)?|from\s+(?:the\s+)?\w+\s+to\s+(?:the\s+)?)"
+    """“to the left”, “left”, “(from) right to left”; not “left to right”."""
+    way = r"(?:(?:(?:from\s+)?(?:the\s+)?\w+\s+)?(?:to|towards?)\s+(?:the\s+)?)"
     return rf"(?:\s+\w+ly)?\s+{way}?{side}(?:wards?)?\b(?!\s+to\s+(?:the\s+)?(?:left|right))"
 
 
@@ -47,7 +47,8 @@ class Movement:
         also = "is|was|are|then|also|and|begins?|starts?|continues?|to|remains?|stays?|kept|held|being|mostly|movement"
         after = rf"\bcamera(?:\s+(?:{also}|\w+ly))*\s+(?:{self.shared})\b"
         before = rf"\b(?:{self.shared})\s+(?:camera|shot)\b"
-        chinese = rf"(?:镜头|摄像机|摄影机|相机|机位)[^。；，、中里前没不无未]{{0,6}}?(?:{self.said_zh})"
+        noun, then = "(?:镜头|摄像机|摄影机|相机|机位)", "[^。；没不无未]{0,12}(?:再|然后|随后|接着|并)"
+        chinese = rf"{noun}(?:{then})?[^。；，、中里前没不无未]{{0,6}}?(?:{self.said_zh})|(?:{self.said_zh}){noun}"
         own = [rf"\b(?:{self.own})"] if self.own else []
         return re.compile("|".join([*own, after, before, chinese]), re.IGNORECASE)
 
@@ -71,9 +72,10 @@ MOVEMENTS: tuple[Movement, ...] = (
     Movement("zoom_out", "out", "镜头拉远缩小", "the camera zooms out", _ZOOM + r"(?:\s+\w+ly)?[- ]out\b", "zoom-out",
              "缩小|拉远"),
     Movement("dolly_in", "in", "镜头向前推进", "the camera dollies in", _DOLLY + r"[- ](?:in|forwards?)\b",
-             r"(?:push(?:es|ing)? in|(?:moves?|moving) (?:in|closer|forwards?))", "推进|前推|向前移"),
+             r"(?:push(?:es|ing)? in|(?:moves?|moving) (?:\w+ly )?(?:in|closer|forwards?))", "推进|前推|向前移"),
     Movement("dolly_out", "out", "镜头向后拉远", "the camera dollies out", _DOLLY + r"[- ](?:out|back(?:wards?)?)\b",
-             r"(?:pull(?:s|ing)? (?:back|out)|(?:moves?|moving) (?:back(?:wards?)?|away))", "后拉|后退|向后移"),
+             r"(?:pull(?:s|ing)? (?:back|out)|(?:moves?|moving) (?:\w+ly )?(?:back(?:wards?)?|away))",
+             "后拉|后退|向后移"),
     Movement("truck_left", "left", "镜头向左平移", "the camera trucks left", _TRUCK + _to("left"), _SLIDE + _to("left"),
              _zh("左", "平移滑")),
     Movement("truck_right", "right", "镜头向右平移", "the camera trucks right", _TRUCK + _to("right"),
@@ -92,7 +94,8 @@ MOVEMENTS: tuple[Movement, ...] = (
              r"track(?:s|ing)?|follow(?:s|ing)?", "跟随|跟拍|追踪"),
     Movement("rack_focus", "", "镜头移焦", "the focus shifts", r"rack(?:s|ing)? focus|focus shifts", "refocus(?:es)?",
              "移焦|变换焦点"),
-    Movement("handheld", "", "手持镜头晃动", "the camera is handheld", "hand-?held", r"shak(?:y|es|ing)", "晃动|抖动"),
+    Movement("handheld", "", "手持镜头晃动", "the camera is handheld", "hand-?held", r"shak(?:y|es|ing)",
+             "手持|晃动|抖动"),
 )  # fmt: skip
 BY_NAME = {m.name: m for m in MOVEMENTS}
 
@@ -112,6 +115,13 @@ _DENIED = re.compile(r"(?:\b(?:no|not|never|without)|n't)\s+(?:\w+ly\s+)?$", re.
 def named(text: str) -> list[Movement]:
     """The movements that a caption says the camera makes, in the order of `MOVEMENTS`; denied ones are left out."""
     return [m for m, said in _SAID if any(not _DENIED.search(text[: hit.start()]) for hit in said.finditer(text))]
+
+
+def without(text: str) -> str:
+    """A caption without what it says of the camera's movement."""
+    for _, said in _SAID:
+        text = said.sub(" ", text)
+    return text
 
 
 def movement(label: str) -> Movement | None:

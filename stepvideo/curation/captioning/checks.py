@@ -21,7 +21,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stepvideo.curation.captioning.camera import named
+import numpy as np
+
+from stepvideo.curation.captioning.camera import named, without
 from stepvideo.curation.captioning.config import ChecksConfig
 from stepvideo.curation.captioning.facts import Facts
 from stepvideo.curation.captioning.reply import refusal
@@ -63,20 +65,10 @@ def check(row: Mapping[str, Any], facts: Facts, config: ChecksConfig) -> list[Fl
     """Flags of one row of captions.parquet. `facts` are of its clip; checks of what was not measured are left out."""
     text, language = row["text"], row["language"]
     flags = [*_camera(text, facts), *_text(text, facts, config), *_colour(text, facts, config)]
-    if facts.objects and row["source"] != "rule":
-        flags += _objects(text, language, facts)
-    if row["kind"] != "title":
-        flags += _length(text, row["kind"], language, config)
+    if row["source"] != "rule":  # rules take their words from the truth, and have few
+        flags += [*_objects(text, language, facts), *_length(text, row["kind"], language, config)]
     flags += _language(text, language)
-    for name, found in (
-        ("refusal", refusal([text])),
-        ("boilerplate", _first(_BOILERPLATE, text)),
-        ("markup", _first(_MARKUP, text)),
-        ("loop", _loop(units(text, language))),
-    ):
-        if found:
-            flags.append((name, found[:80]))
-    return flags
+    return [*flags, *_manners(text, language)] if row["source"] == "vlm" else flags
 
 
 def repeated(rows: Sequence[Mapping[str, Any]], config: ChecksConfig) -> dict[str, int]:
@@ -125,6 +117,9 @@ def _colour(text: str, facts: Facts, config: ChecksConfig) -> Iterator[Flag]:
 
 def _objects(text: str, language: str, facts: Facts) -> Iterator[Flag]:
     """The world's words are few and exact, so that what is named can be compared with what is there."""
+    if not facts.objects:
+        return
+    text = without(text)
     for attribute, values in (("colour", COLOURS), ("shape", SHAPES), ("direction", DIRECTIONS)):
         there = {getattr(o, attribute) for o in facts.objects}
         for value in values:
@@ -142,6 +137,8 @@ def _world_word(attribute: str, value: str, language: str) -> str:
 
 
 def _length(text: str, kind: str, language: str, config: ChecksConfig) -> Iterator[Flag]:
+    if kind == "title":
+        return
     least, most = config.short_words if kind == "short" else config.dense_words
     words = len(units(text, language)) / (1.5 if language == "zh" else 1)
     if not least <= words <= most:
@@ -153,6 +150,18 @@ def _language(text: str, language: str) -> Iterator[Flag]:
     han = sum(bool(_HAN.match(c)) for c in letters)
     if letters and (han < 0.5 * len(letters) if language == "zh" else han > 0.1 * len(letters)):
         yield "language", f"{han / len(letters):.0%} of its letters are Chinese"
+
+
+def _manners(text: str, language: str) -> Iterator[Flag]:
+    """Bad habits of models."""
+    for name, found in (
+        ("refusal", refusal([text])),
+        ("boilerplate", _first(_BOILERPLATE, text)),
+        ("markup", _first(_MARKUP, text)),
+        ("loop", _loop(units(text, language))),
+    ):
+        if found:
+            yield name, found[:80]
 
 
 def _loop(words: Sequence[str], size: int = 4, times: int = 3) -> str:
@@ -177,3 +186,31 @@ def _contained(part: str, whole: str) -> float:
         return 1.0
     same = difflib.SequenceMatcher(None, part, whole, autojunk=False).get_matching_blocks()
     return sum(m.size for m in same if m.size >= min(2, len(part))) / len(part)
+
+
+def clip_score(text: np.ndarray, frames: np.ndarray) -> float:
+    """Mean cosine similarity of a caption's embedding [D] with those of a clip's frames [S, D] (§7.1)."""
+    frames = frames / np.linalg.norm(frames, axis=-1, keepdims=True)
+    return float((frames @ (text / np.linalg.norm(text))).mean())
+
+
+def scored(
+    rows: Sequence[Mapping[str, Any]],
+    texts: Mapping[str, np.ndarray],
+    frames: Mapping[str, np.ndarray],
+    config: ChecksConfig,
+) -> list[dict[str, Any]]:
+    """The rows with a column `clip_score`, and the flag "clip_score" where it is under `config.clip_score`.
+
+    Args:
+        rows: of captions.parquet.
+        texts: text → embedding [D]; of a CLIP that knows the caption's language.
+        frames: clip id → embeddings of its frames [S, D], of the same CLIP. Without either the score is None.
+    """
+    out = []
+    for row in rows:
+        text, seen = texts.get(row["text"]), frames.get(row["clip_id"])
+        score = None if text is None or seen is None else clip_score(text, seen)
+        low = score is not None and score < config.clip_score
+        out.append({**row, "clip_score": score, "flags": [*row["flags"], *(["clip_score"] if low else [])]})
+    return out

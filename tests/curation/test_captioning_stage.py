@@ -262,7 +262,9 @@ def test_a_server_that_stays_silent_fails_the_stage_and_not_the_clips(context: C
     broken = iter(range(1000))
     with serve(lambda b: Given(status=500) if next(broken) % 3 else good(b)) as fake:
         ctx = context("captions", config(fake.url, runtime={"retries": 0, "in_flight": 1}), curate=catalog)
-        with pytest.raises(StepVideoError, match="8 of 14 requests were not answered, more than max_failed 0.05"):
+        with pytest.raises(
+            StepVideoError, match="8 of 14 requests were not answered, more than runtime.max_unanswered 0.05"
+        ):
             stage.run(ctx)
     with serve() as fake:
         ctx.config = config(fake.url)

@@ -243,7 +243,7 @@ def test_statistics_by_kind_language_and_source() -> None:
         ({"model": {"frames": 0}}, "model.frames=0"),
         ({"runtime": {"url": "node7:8000"}}, "http://"),
         ({"runtime": {"in_flight": 0}}, "runtime.in_flight=0"),
-        ({"max_failed": 2}, "max_failed"),
+        ({"runtime": {"max_unanswered": 2}}, "max_unanswered"),
     ],
 )
 def test_configs_that_cannot_be_meant_are_refused(config: dict[str, Any], message: str) -> None:

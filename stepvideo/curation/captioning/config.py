@@ -60,6 +60,7 @@ class CaptionsRuntime(Runtime):
     retries: int = 5  # after the first attempt, for 408, 429, 5xx, lost connections and timeouts
     backoff_s: float = 1.0  # before the first retry; doubled for each further one, and spread by chance
     max_wait_s: float = 300.0  # the longest wait, also where the server's Retry-After asks for more
+    max_unanswered: float = 0.05  # share of requests; with more of them the stage fails, to be run again
     give_up_after: int = 8  # requests in a row that failed in spite of their retries: the server is gone
 
     def __post_init__(self) -> None:
@@ -71,6 +72,8 @@ class CaptionsRuntime(Runtime):
         for name in ("request_timeout_s", "backoff_s", "max_wait_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"runtime.{name}={getattr(self, name)}: give seconds > 0")
+        if not 0 <= self.max_unanswered <= 1:
+            raise ValueError(f"runtime.max_unanswered={self.max_unanswered}: give a share between 0 and 1")
 
 
 @dataclass
@@ -86,7 +89,6 @@ class CaptionsConfig(StageConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
     health: HealthConfig = field(default_factory=HealthConfig)  # time and memory of a decoder
-    max_failed: float = 0.05  # share of requests lost to the server above which the stage fails, to be run again
     runtime: CaptionsRuntime = field(default_factory=CaptionsRuntime)
 
     def __post_init__(self) -> None:
@@ -94,5 +96,3 @@ class CaptionsConfig(StageConfig):
             given = list(getattr(self, name))
             if not given or len(set(given)) < len(given) or set(given) - set(known):
                 raise ValueError(f"{name}={given}: give some of {', '.join(known)}, none twice")
-        if not 0 <= self.max_failed <= 1:
-            raise ValueError(f"max_failed={self.max_failed}: give a share between 0 and 1")

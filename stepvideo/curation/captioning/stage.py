@@ -8,7 +8,8 @@
 
 Sources are asked in the order of the config, each for what those before it do not give: the sidecar and the file's name
 are read in the catalog, the model is asked over HTTP (`captioning.ask`), and rules word what was measured. Answers are
-kept in `ctx.work`, so a killed run goes on without asking twice, to the same bytes.
+kept in `ctx.work`, so a killed run goes on without asking twice, to the same bytes. Rank 0 does it all: what limits the
+speed is the server.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stepvideo import storage
-from stepvideo.config import digest, dump
+from stepvideo.config import digest, dump, result_part
 from stepvideo.curation.captioning import checks, prompts, rules
 from stepvideo.curation.captioning.ask import UNANSWERED, Answer, Journal, Order, ask
 from stepvideo.curation.captioning.config import CaptionsConfig
@@ -46,8 +47,10 @@ def run(ctx: StageContext) -> dict[str, float]:
 
     Raises:
         ConfigError: a model without an address.
-        StepVideoError: the server is gone, or left more than `max_failed` of the requests unanswered.
+        StepVideoError: the server is gone, or left more than `runtime.max_unanswered` of the requests unanswered.
     """
+    if ctx.rank:
+        return {}
     config: CaptionsConfig = ctx.config
     root = ctx.inputs["curate"]
     clips = load_catalog(root)
@@ -79,7 +82,7 @@ def _answers(ctx: StageContext, orders: Sequence[Order]) -> Answers:
     config: CaptionsConfig = ctx.config
     if not orders:
         return {}
-    asked = digest([prompts.VERSION, dump(config.model), config.seed, config.kinds, config.languages])[:16]
+    asked = digest([prompts.VERSION, result_part(dump(config))])[:16]
     journal = Journal(ctx.work / f"answers-{asked}.jsonl")
     try:
         ask(
@@ -94,10 +97,11 @@ def _answers(ctx: StageContext, orders: Sequence[Order]) -> Answers:
         journal.close()
     answers = journal.answers
     silent = [a for a in answers.values() if a.reason == UNANSWERED]
-    if len(silent) > config.max_failed * len(answers):
+    if len(silent) > config.runtime.max_unanswered * len(answers):
         raise StepVideoError(
-            f"captions: {len(silent)} of {len(answers)} requests were not answered, more than max_failed "
-            f"{config.max_failed:g} (the last: {silent[-1].detail}); run it again: the others' answers are kept"
+            f"captions: {len(silent)} of {len(answers)} requests were not answered, more than runtime.max_unanswered "
+            f"{config.runtime.max_unanswered:g} allows (the last: {silent[-1].detail}); run it again: the others' "
+            "answers are kept"
         )
     for answer in answers.values():
         if answer.reason:

@@ -75,7 +75,7 @@ class SegmentConfig:
     straight: float = 0.8  # distance of first and last picture / length of the path between them; motion takes detours
     rest: float = 1.0  # motion before and after / mean speed of the transition
     min_way: float = 0.6  # distance of first and last picture / contrast
-    alike: float = 0.65  # first and last picture that correlate more are one scene in another light
+    alike: float = 0.5  # first and last picture that correlate more are one scene in another light
     blank: float = 1.5  # grey levels; pictures of less contrast are uniform, and fades end there
     # Clips.
     trim: int = 3  # frames dropped at each end of every clip (§7.1)

@@ -1,7 +1,8 @@
 """One source file → tagged clips. Runs in a pool worker; pure but for the media files it writes.
 
 One decoding pass feeds health, cut detection and border profiles. A second one, from memory when the file is small,
-feeds tags and the encoder, clip by clip, so that a two-hour film needs no more memory than a short one.
+feeds tags and the encoder, clip by clip. Both read from the file's beginning and count frames, so that no container
+can shift a cut, and every file that was cut is looked at again (`verify`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +19,13 @@ from stepvideo.curation import tags
 from stepvideo.curation.config import CurateConfig
 from stepvideo.curation.probe import FrameReader, Health, Unfit, check
 from stepvideo.curation.records import Result, Row, Source, clip_id, file_row, media_name, quarantined, to_json
-from stepvideo.curation.segment import CutDetector, shots, trimmed
-from stepvideo.data.video_io import VideoWriter, read_image
+from stepvideo.curation.segment import CutDetector, Span, trimmed
+from stepvideo.curation.verify import Ends, WrongCut
+from stepvideo.data.video_io import VideoWriter, frame_array, read_image
 from stepvideo.errors import ArtifactError
 
 KEEP_BYTES = 256 << 20  # decoded frames up to this much stay in memory between the passes
 PROFILE_EVERY = 4  # frames between two border profiles; they cost half as much as decoding
-
-Span = tuple[int, int]
 
 
 def process(source: Source, config: CurateConfig, root: Path) -> Result:
@@ -50,37 +51,43 @@ def process(source: Source, config: CurateConfig, root: Path) -> Result:
 
 def _video(source: Source, config: CurateConfig, root: Path) -> Result:
     reader = FrameReader(source.path)
-    kept: list[np.ndarray] | None = []
+    kept: list[Any] | None = []
     kept_bytes = 0
-    detector: CutDetector | None = None
+    detector = CutDetector(config.segment)
     profiles: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for i, frame in enumerate(reader.frames()):
-        detector = detector or CutDetector(config.segment, reader.health.fps)
-        detector.add(frame)
+    for i, picture in enumerate(reader.pictures()):
+        detector.add(picture)
         if i % PROFILE_EVERY == 0:
-            profiles[i] = tags.bright_shares(frame, config.border.limit)
-        kept_bytes += frame.nbytes
+            profiles[i] = tags.bright_shares(frame_array(picture, "bgr24"), config.border.limit)
+        kept_bytes += sum(plane.buffer_size for plane in picture.planes)
         if kept is not None and kept_bytes > KEEP_BYTES:
             kept = None
         if kept is not None:
-            kept.append(frame)
+            kept.append(picture)
+    detector.finish()
     health = reader.health
-    found = shots(detector.cuts(), health.frames) if detector else []
+    found = detector.shots(reader.unsound())
     spans = [s for s in (trimmed(shot, config.segment) for shot in found) if s]
     measured: Row = {k: v for k, v in asdict(health).items() if k != "exact"}
-    measured |= {"shots": len(found), "clips": 0, "dropped_shots": len(found) - len(spans)}
+    measured |= {"cuts": detector.cuts, "transitions": [[t.start, t.end] for t in detector.transitions]}
+    measured |= {"shots": len(found), "clips": 0, "dropped_shots": len(found) - len(spans), "failed_cuts": 0}
     try:
-        check(health, config.health)
+        ails = check(health, config.health)
         if not spans:
-            longest = max(b - a for a, b in found)
+            longest = max((b - a for a, b in found), default=0)
             rule = f"{config.segment.min_frames} frames after {config.segment.trim} are dropped at each end"
             raise Unfit("too_short", f"its longest shot has {longest} frames; a clip needs {rule}")
     except Unfit as e:
         return quarantined(source, e.reason, e.detail, measured)
     crops = [tags.border_crop([profiles[i] for i in range(*s) if i in profiles], config.border) for s in spans]
-    frames = kept if kept is not None else FrameReader(source.path).frames()
-    rows = [r for c in _clips(frames, spans, crops, source, health, config, root) for r in c]
-    return Result(file_row(source, "accepted", measured=measured | {"clips": len(spans)}), rows)
+    second = (frame_array(p, "bgr24") for p in kept) if kept is not None else FrameReader(source.path).frames()
+    wrong: list[str] = []
+    rows = [r for c in _clips(second, spans, crops, source, health, config, root, wrong) for r in c]
+    measured |= {"clips": len(spans) - len(wrong), "failed_cuts": len(wrong)}
+    detail = "; ".join([f"recovered, {ails}"] * bool(ails) + wrong)
+    if not rows:
+        return quarantined(source, "wrong_cut", detail, measured)
+    return Result(file_row(source, "accepted", detail=detail, measured=measured), rows)
 
 
 def _clips(
@@ -91,25 +98,41 @@ def _clips(
     health: Health,
     config: CurateConfig,
     root: Path,
+    wrong: list[str],
 ) -> Iterator[list[Row]]:
-    """Rows of every clip, in one pass over the file's frames."""
+    """Rows of every clip, in one pass over the file's frames; clips whose file proves wrong are named in `wrong`."""
     whole = len(spans) == 1 and crops[0] is None and _plays_everywhere(health, source) and config.encode.keep_source
     todo = iter(zip(spans, crops))
     span, crop = next(todo)
     maker: _ClipMaker | None = None
+    before: np.ndarray | None = None
+    n = 0
+
+    def finished(made: _ClipMaker, after: np.ndarray | None) -> list[Row]:
+        try:
+            return made.finish(after)
+        except WrongCut as e:
+            wrong.append(f"frames {made.span[0]} to {made.span[1] - 1} were cut wrongly: {e}")
+            return []
+
     try:
-        for i, frame in enumerate(frames):
-            if i < span[0]:
-                continue
-            maker = maker or _ClipMaker(source, health, span, crop, config, None if whole else root)
-            maker.add(frame)
-            if i == span[1] - 1:
-                yield maker.finish()
+        for n, frame in enumerate(frames):
+            if maker and n == span[1]:
+                yield finished(maker, frame)
                 maker = None
                 following = next(todo, None)
                 if following is None:
                     return
                 span, crop = following
+            if n >= span[0]:
+                maker = maker or _ClipMaker(source, health, span, crop, config, None if whole else root, before)
+                maker.add(frame)
+            before = frame
+        if maker and n + 1 == span[1]:  # the last clip ends with the file
+            made, maker = maker, None
+            yield finished(made, None)
+            if next(todo, None) is None:
+                return
     finally:
         if maker:
             maker.abort()
@@ -120,7 +143,14 @@ class _ClipMaker:
     """Tags one clip and encodes it (`root` set), or leaves it in the source file (`root` None)."""
 
     def __init__(
-        self, source: Source, health: Health, span: Span, crop: tags.Box | None, config: CurateConfig, root: Path | None
+        self,
+        source: Source,
+        health: Health,
+        span: Span,
+        crop: tags.Box | None,
+        config: CurateConfig,
+        root: Path | None,
+        before: np.ndarray | None = None,
     ) -> None:
         self.source, self.health, self.span, self.config = source, health, span, config
         self.frames = span[1] - span[0]
@@ -150,10 +180,17 @@ class _ClipMaker:
         self._scores: dict[int, tuple[float, float, float]] = {}
         self._motion = tags.MotionMeter(config.tags, self.frames, health.fps)
         self._n = 0
+        self._ends = Ends(self.frames)
+        if before is not None:
+            self._ends.add(-1, self._cropped(before))
+
+    def _cropped(self, frame: np.ndarray) -> np.ndarray:
+        x, y, width, height = self.box
+        return frame[y : y + height, x : x + width]
 
     def add(self, frame: np.ndarray) -> None:
-        x, y, width, height = self.box
-        frame = frame[y : y + height, x : x + width]
+        frame = self._cropped(frame)
+        self._ends.add(self._n, frame)
         if self._n in self._sampled or self._n in self._stills:
             self._scores[self._n] = tags.scores(frame, self.config.tags)
         self._motion.add(frame)
@@ -165,10 +202,21 @@ class _ClipMaker:
         if self.writer:
             self.writer.abort()
 
-    def finish(self) -> list[Row]:
-        """The clip's row, and those of the single frames taken from it."""
+    def finish(self, after: np.ndarray | None) -> list[Row]:
+        """The clip's row, and those of the single frames taken from it. `after`: the source's next frame.
+
+        Raises:
+            WrongCut: the file that was written does not begin or end with the clip's pictures; it is removed.
+        """
         if self.writer:
             self.writer.close()
+            if after is not None:
+                self._ends.add(self.frames, self._cropped(after))
+            try:
+                self._ends.check(self.writer.path)
+            except WrongCut:
+                self.writer.path.unlink()
+                raise
         quality = tags.quality([self._scores[i] for i in self._sampled])
         clip = self._row("clip", self.id, self.first, self.span) | _tag_columns(quality | self._motion.tags())
         rows = [clip]
@@ -242,7 +290,7 @@ def _image(source: Source, config: CurateConfig) -> Result:
 def _plays_everywhere(health: Health, source: Source) -> bool:
     """Whether the file can be kept as it came: plain upright 8-bit h264 with a constant rate."""
     plain = health.codec == "h264" and health.pix_fmt in ("yuv420p", "yuvj420p", "yuv444p")
-    upright = health.rotation == 0 and not health.vfr and health.corrupt_frames == 0
+    upright = health.rotation == 0 and not health.vfr and not (health.corrupt_frames or health.bad_packets)
     return plain and upright and source.path.suffix.lower() in (".mp4", ".m4v", ".mov")
 
 

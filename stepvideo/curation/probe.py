@@ -6,14 +6,20 @@ Runs in a worker that can be killed: a decoder may hang, abort or eat the memory
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stepvideo.curation.config import HealthConfig
+from stepvideo.curation.damage import Damage
 from stepvideo.data.video_io import frame_array
+
+if TYPE_CHECKING:
+    import av
+
+HDR_TRANSFERS = (16, 18)  # PQ (SMPTE ST 2084) and HLG (ARIB STD-B67), as numbered in ITU-T H.273
 
 
 class Unfit(Exception):
@@ -42,23 +48,40 @@ class Health:
     pix_fmt: str = ""
     container: str = ""
     vfr: bool = False
+    bits: int = 0  # a sample; 10 and more are reduced to 8 when read
+    hdr: bool = False  # PQ or HLG transfer
+    audio: str = ""  # codec of the first sound stream; "": silent
+    duration: float = 0.0  # seconds that the container promises; 0: it does not say
+    last_time: float = 0.0  # seconds at which the last frame is shown, from the first
+    keyframes: list[int] = field(default_factory=list)  # frame numbers
 
 
 class FrameReader:
     """Decodes a file packet by packet; a packet that cannot be decoded is counted and skipped, not the end.
 
-    Iterate `frames()` to its end, then read `health`.
+    It never seeks: positions count decoded frames from the file's beginning, where no container can lie. Iterate
+    `pictures()` or `frames()` to its end, then read `health` and `unsound()`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.health = Health()
+        self._damage = Damage()
 
     def frames(self) -> Iterator[np.ndarray]:
         """Every frame that can be decoded, upright, uint8 [H, W, 3] BGR. Raises Unfit if there can be none."""
+        return (frame_array(picture, "bgr24") for picture in self.pictures())
+
+    def unsound(self) -> list[tuple[int, int]]:
+        """Frames [start, end) that damage may have reached, and empty ranges where frames are missing."""
+        return self._damage.spans()
+
+    def pictures(self) -> Iterator[av.VideoFrame]:
+        """The same frames as the decoder gives them. Raises Unfit if there can be none."""
         import av
 
-        health = self.health = Health()
+        health, damage = Health(), Damage()
+        self.health, self._damage = health, damage
         try:
             container = av.open(str(self.path))
         except MemoryError:  # PyAV's own is an FFmpegError, too
@@ -72,7 +95,7 @@ class FrameReader:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             _promises(container, stream, health)
-            last_pts, steps = None, set()
+            first_pts, last_pts, steps = None, None, set()
             packets = container.demux(stream)
             while True:
                 try:
@@ -81,32 +104,51 @@ class FrameReader:
                     break
                 except (av.FFmpegError, OSError):  # the demuxer cannot go on
                     health.bad_packets += 1
+                    damage.to_the_end()
                     break
+                damage.packet(packet.pts, packet.dts)
                 try:
                     decoded = packet.decode()
                 except MemoryError:
                     raise
                 except (av.FFmpegError, OSError):
                     health.bad_packets += 1
+                    damage.refused(packet.dts)
                     continue
                 for frame in decoded:
-                    if frame.pts is not None and last_pts is not None:
-                        steps.add(frame.pts - last_pts)
-                    last_pts = frame.pts
-                    array = frame_array(frame, "bgr24")
+                    if frame.pts is not None:
+                        if last_pts is not None:
+                            steps.add(frame.pts - last_pts)
+                        first_pts, last_pts = frame.pts if first_pts is None else first_pts, frame.pts
+                    if frame.key_frame:
+                        health.keyframes.append(health.frames)
                     health.frames += 1
                     health.corrupt_frames += bool(frame.is_corrupt)
+                    damage.frame(frame.pts, bool(frame.key_frame), bool(frame.is_corrupt))
                     health.rotation = round(frame.rotation) % 360
-                    health.height, health.width = array.shape[:2]
-                    yield array
+                    sides = (frame.width, frame.height)
+                    health.width, health.height = sides[::-1] if health.rotation % 180 else sides
+                    yield frame
+            if first_pts is not None and last_pts is not None:
+                health.last_time = float((last_pts - first_pts) * (stream.time_base or 0))
             # Millisecond clocks (webm) round a constant step up and down by one tick.
             health.vfr = bool(steps) and max(steps) - min(steps) > 1
 
 
-def check(health: Health, config: HealthConfig) -> None:
-    """Raises Unfit if the file is not sound enough to cut."""
+def check(health: Health, config: HealthConfig) -> str:
+    """Raises Unfit if the file is not sound enough to cut; with `config.recover` it returns what ails it instead."""
     if health.frames == 0:
         raise Unfit("undecodable", f"no frame could be decoded; {health.bad_packets} bad packets")
+    try:
+        _judge(health, config)
+    except Unfit as e:
+        if not config.recover:
+            raise
+        return str(e)
+    return ""
+
+
+def _judge(health: Health, config: HealthConfig) -> None:
     share = config.min_frame_share if health.exact else config.min_duration_share
     # A refused packet is damage inside the file; what never came is missing from its end.
     present = health.frames + health.bad_packets
@@ -124,16 +166,18 @@ def _promises(container: Any, stream: Any, health: Health) -> None:
     health.codec = stream.codec_context.name
     health.pix_fmt = stream.codec_context.pix_fmt or ""
     health.container = container.format.name
+    health.bits = max((c.bits for c in stream.codec_context.format.components), default=0) if health.pix_fmt else 0
+    health.hdr = stream.codec_context.color_trc in HDR_TRANSFERS
+    health.audio = container.streams.audio[0].codec_context.name if container.streams.audio else ""
+    if stream.duration:
+        health.duration = float(stream.duration * stream.time_base)
+    elif container.duration and not container.streams.audio:
+        # With sound the container's duration may be that of the sound.
+        health.duration = container.duration / 1e6
     if stream.frames:
         health.expected, health.exact = stream.frames, True
         return
-    seconds = 0.0
-    if stream.duration:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration and not container.streams.audio:
-        # With sound the container's duration may be that of the sound.
-        seconds = container.duration / 1e6
-    health.expected = round(seconds * health.fps)
+    health.expected = round(health.duration * health.fps)
 
 
 def _unreadable(path: Path, error: Exception) -> Unfit:

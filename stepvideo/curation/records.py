@@ -93,10 +93,12 @@ def files_schema() -> pa.Schema:
             ("size", pa.int64()),
             *((n, pa.string()) for n in ("status", "reason", "detail")),
             *((n, pa.int32()) for n in ("frames", "expected", "bad_packets", "corrupt_frames", "width", "height")),
-            *((n, pa.int32()) for n in ("rotation", "shots", "clips", "dropped_shots")),
-            ("fps", pa.float64()),
-            *((n, pa.string()) for n in ("codec", "pix_fmt", "container")),
-            ("vfr", pa.bool_()),
+            *((n, pa.int32()) for n in ("rotation", "bits", "shots", "clips", "dropped_shots", "failed_cuts")),
+            *((n, pa.float64()) for n in ("fps", "duration", "last_time")),  # seconds: promised, and of the last frame
+            *((n, pa.string()) for n in ("codec", "pix_fmt", "container", "audio")),
+            *((n, pa.bool_()) for n in ("vfr", "hdr")),
+            *((n, pa.list_(pa.int32())) for n in ("keyframes", "cuts")),
+            ("transitions", pa.list_(pa.list_(pa.int32()))),  # [start, end)
         ]
     )
 

@@ -1,56 +1,80 @@
-"""Where shots begin and end (§7.1): PySceneDetect's AdaptiveDetector, fed frame by frame, and the trimming of clips."""
+"""Where shots begin and end (§7.1). PySceneDetect's AdaptiveDetector proposes cuts, generously and on tiny pictures;
+`flash` keeps the true ones, `transitions` finds the gradual ones, and clips are what is left between them."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
 from stepvideo.curation.config import SegmentConfig
+from stepvideo.curation.flash import true_cuts
+from stepvideo.curation.strip import Strip, tiny
+from stepvideo.curation.transitions import Transition, transitions
 
-DETECT_WIDTH = 256  # wider frames are reduced to about this first, as PySceneDetect's own SceneManager does
+Span = tuple[int, int]
 
 
 class CutDetector:
-    """Collects cuts from frames given in order. The detector is driven directly: no second decode, no video backend."""
+    """Collects frames in order, then says where shots end. No second decode, no video backend.
 
-    def __init__(self, config: SegmentConfig, fps: float) -> None:
-        from scenedetect.common import FrameTimecode
+    Attributes (after `finish`):
+        cuts: first frames of new shots after a hard cut, ascending; frame 0 is not among them.
+        transitions: gradual ones; no cut lies in or beside them.
+    """
+
+    def __init__(self, config: SegmentConfig) -> None:
         from scenedetect.detectors import AdaptiveDetector
 
-        self._time = FrameTimecode
-        self._fps = fps if fps > 0 else 25.0  # positions are frame numbers; the rate only labels them
+        self.config = config
+        self.cuts: list[int] = []
+        self.transitions: list[Transition] = []
         self._detector = AdaptiveDetector(
             adaptive_threshold=config.adaptive_threshold,
-            min_scene_len=config.min_scene_len,
+            min_scene_len=1,
             window_width=config.window_width,
             min_content_val=config.min_content_val,
         )
-        self._n = 0
-        self._cuts: list[int] = []
+        self._pictures: list[Any] = []
+        self._proposed: set[int] = set()
 
-    def add(self, frame: np.ndarray) -> None:
-        """The next frame, uint8 [H, W, 3] BGR."""
-        import cv2
+    def add(self, frame: Any) -> None:
+        """The next frame, `av.VideoFrame` or uint8 [H, W, 3] BGR."""
+        from scenedetect.common import FrameTimecode
 
-        factor = frame.shape[1] / DETECT_WIDTH
-        if factor > 1:
-            size = (round(frame.shape[1] / factor), max(1, round(frame.shape[0] / factor)))
-            frame = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
-        found = self._detector.process_frame(self._time(self._n, self._fps), frame)
-        self._cuts += [cut.frame_num for cut in found]
-        self._n += 1
+        picture = tiny(frame)
+        position = FrameTimecode(len(self._pictures), 25.0)  # only its number is used
+        self._proposed |= {cut.frame_num for cut in self._detector.process_frame(position, picture)}
+        self._pictures.append(picture)
 
-    def cuts(self) -> list[int]:
-        """First frames of new shots, ascending; frame 0 is not among them."""
-        return sorted({c for c in self._cuts if 0 < c < self._n})
+    def finish(self) -> CutDetector:
+        """Decide. Returns itself."""
+        if self._pictures:
+            strip = Strip(self._pictures)
+            self.transitions = transitions(strip, self.config)
+            proposed = sorted(t for t in self._proposed if 0 < t < len(strip))
+            cuts = true_cuts(strip, proposed, self.config)
+            gradual = [t for t in self.transitions if t.kind != "blank"]
+            self.cuts = [c for c in cuts if not any(t.touches(c - 1, c + 2) for t in gradual)]
+        return self
+
+    def shots(self, unsound: Sequence[Span] = ()) -> list[Span]:
+        """Shots as [start, end) frame ranges, without transitions and without the `unsound` frames."""
+        gone = [*unsound, *((t.start, t.end) for t in self.transitions)]
+        return shots(self.cuts, len(self._pictures), gone)
 
 
-def shots(cuts: list[int], frames: int) -> list[tuple[int, int]]:
-    """Shots as [start, end) frame ranges that cover 0 … frames - 1."""
-    edges = [0, *cuts, frames]
-    return [(a, b) for a, b in zip(edges, edges[1:]) if a < b]
+def shots(cuts: Sequence[int], frames: int, gone: Sequence[Span] = ()) -> list[Span]:
+    """[start, end) ranges that cover 0 … frames - 1 but for the ranges in `gone`; none spans a cut or a `gone` range,
+    be it empty."""
+    found, start = [], 0
+    for a, b in sorted([*gone, *((c, c) for c in cuts), (frames, frames)]):
+        if start < a:
+            found.append((start, a))
+        start = max(start, b)
+    return found
 
 
-def trimmed(shot: tuple[int, int], config: SegmentConfig) -> tuple[int, int] | None:
+def trimmed(shot: Span, config: SegmentConfig) -> Span | None:
     """The shot without its first and last `trim` frames; None if fewer than `min_frames` are left."""
     start, end = shot[0] + config.trim, shot[1] - config.trim
     return (start, end) if end - start >= config.min_frames else None

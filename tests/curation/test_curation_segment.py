@@ -12,11 +12,15 @@ from stepvideo.curation.config import SegmentConfig
 from stepvideo.curation.segment import CutDetector, shots, trimmed
 
 
-def cuts_of(video: np.ndarray, config: SegmentConfig | None = None) -> list[int]:
-    detector = CutDetector(config or SegmentConfig(), 24.0)
+def detect(video: np.ndarray, config: SegmentConfig | None = None) -> CutDetector:
+    detector = CutDetector(config or SegmentConfig())
     for frame in video:
         detector.add(frame[..., ::-1])
-    return detector.cuts()
+    return detector.finish()
+
+
+def cuts_of(video: np.ndarray) -> list[int]:
+    return detect(video).cuts
 
 
 @pytest.mark.parametrize("lengths", [[30, 25, 40], [20, 20, 20, 20], [17, 60, 17]])
@@ -30,28 +34,79 @@ def test_a_single_shot_has_no_cut(seed: int) -> None:
     assert cuts_of(shot(seed, 60)) == []
 
 
-def test_detection_agrees_with_pyscenedetect_on_a_file(tmp_path) -> None:
-    """Our direct feed is the reference's own result, also where frames are reduced first."""
+def test_hard_cuts_are_those_of_pyscenedetect(tmp_path) -> None:
+    """Where its defaults are enough: bright, sharp, well apart."""
     from known_videos import encode
-    from scenedetect import AdaptiveDetector, detect
+    from scenedetect import AdaptiveDetector
+    from scenedetect import detect as reference
 
     video = montage([31, 26, 44], 240, 426)
-    path = encode(tmp_path / "a.mp4", video)
-    scenes = detect(str(path), AdaptiveDetector())
+    scenes = reference(str(encode(tmp_path / "a.mp4", video)), AdaptiveDetector())
     assert cuts_of(video) == [start.frame_num for start, _ in scenes][1:] == [31, 57]
 
 
-@pytest.mark.parametrize("middle", ["black", "dissolve"])
-def test_a_fade_gives_shots_that_still_cover_the_video(middle: str) -> None:
-    a, b = shot(1, 40).astype(float), shot(2, 40).astype(float)
-    w = np.linspace(0, 1, 20)[:, None, None, None]
-    if middle == "black":
-        ramp = np.concatenate([a[-20:] * (1 - w), b[:20] * w])
-    else:
-        ramp = a[-20:] * (1 - w) + b[:20] * w
-    video = np.concatenate([a[:20], ramp, b[20:]]).astype(np.uint8)
-    found = shots(cuts_of(video), len(video))
-    assert [s for pair in found for s in range(*pair)] == list(range(len(video)))
+@pytest.mark.parametrize("level", [100, 255])
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_a_flash_is_no_cut(level: int, length: int) -> None:
+    video = shot(3, 70, height=144, width=256).astype(int)
+    video[30 : 30 + length] += level
+    assert cuts_of(np.clip(video, 0, 255).astype(np.uint8)) == []
+
+
+def test_what_differs_before_and_after_a_flash_is_a_cut() -> None:
+    video = montage([30, 30])
+    video[29] = 255
+    assert set(cuts_of(video)) <= {29, 30} and cuts_of(video)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dark_and_noisy_scenes_are_cut_too(seed: int) -> None:
+    noise = np.random.default_rng(seed).normal(0, 5, (60, 144, 256, 3))
+    video = np.clip(montage([30, 30], 144, 256) * 0.15 + noise, 0, 255).astype(np.uint8)
+    assert cuts_of(video) == [30]
+
+
+def still_pair(frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two shots that barely move."""
+    return tuple(np.repeat(shot(seed, 1, height=144, width=256), frames, 0).astype(float) for seed in (1, 2))  # type: ignore
+
+
+@pytest.mark.parametrize("length", [6, 10, 16, 24, 30])
+@pytest.mark.parametrize("wipe", [False, True])
+def test_a_dissolve_is_found_and_is_of_no_clip(length: int, wipe: bool) -> None:
+    a, b = still_pair(120)
+    w = ((np.arange(120) - 50) / length).clip(0, 1)[:, None, None, None]
+    if wipe:
+        w = (np.arange(256)[:, None] < w * 256).astype(float)
+    detector = detect((a * (1 - w) + b * w).astype(np.uint8))
+    (found,) = detector.transitions
+    assert found.kind == "dissolve"
+    assert abs(found.start - 50) <= 3 and abs(found.end - (50 + length)) <= 3
+    assert detector.cuts == []
+    assert detector.shots() == [(0, found.start), (found.end, 120)]
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+@pytest.mark.parametrize(("hold", "kinds"), [(4, ["fade"]), (30, ["fade out", "blank", "fade in"])])
+def test_fades(colour: int, hold: int, kinds: list[str]) -> None:
+    a, b = still_pair(40)
+    w = np.linspace(0, 1, 16)[1:, None, None, None]
+    black = np.full((hold, 144, 256, 3), float(colour))
+    parts = [a, a[:15] * (1 - w) + colour * w, black, b[:15] * w + colour * (1 - w), b]
+    detector = detect(np.concatenate(parts).astype(np.uint8))
+    assert [t.kind for t in detector.transitions] == kinds
+    assert abs(detector.transitions[0].start - 40) <= 2 and abs(detector.transitions[-1].end - (70 + hold)) <= 2
+    assert len(detector.shots()) == 2
+
+
+def test_a_camera_that_pans_and_a_light_that_changes_are_no_transitions() -> None:
+    blocks = np.random.default_rng(5).integers(0, 256, (6, 67, 3), np.uint8)
+    wide = blocks.repeat(24, 0).repeat(24, 1)
+    x = np.concatenate([np.zeros(30, int), np.arange(0, 600, 15), np.full(30, 600)])
+    assert detect(np.stack([wide[:, i : i + 256] for i in x])).transitions == []
+    a, _ = still_pair(90)
+    light = np.interp(np.arange(90), [30, 50], [1, 0.4])[:, None, None, None]
+    assert detect((a * light).astype(np.uint8)).transitions == []
 
 
 def test_frames_without_change_and_very_short_videos() -> None:
@@ -64,6 +119,20 @@ def test_frames_without_change_and_very_short_videos() -> None:
 def test_shots_cover_every_frame_once(cuts: list[int], frames: int) -> None:
     inside = sorted(c for c in cuts if c < frames)
     assert [i for a, b in shots(inside, frames) for i in range(a, b)] == list(range(frames))
+
+
+@given(
+    st.lists(st.integers(0, 100), max_size=6),
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 30)), max_size=4),
+    st.integers(1, 120),
+)
+def test_no_shot_spans_a_cut_a_transition_or_a_gap(cuts: list[int], gone: list[tuple[int, int]], frames: int) -> None:
+    cuts = [c for c in cuts if c < frames]
+    ranges = [(min(a, frames), min(a + n, frames)) for a, n in gone]
+    found = shots(cuts, frames, ranges)
+    lost = {i for a, b in ranges for i in range(a, b)}
+    assert [i for a, b in found for i in range(a, b)] == [i for i in range(frames) if i not in lost]
+    assert not any(a < edge < b for a, b in found for edge in [*cuts, *(r[0] for r in ranges)])
 
 
 @given(st.integers(0, 1000), st.integers(1, 100), st.integers(0, 10), st.integers(1, 40))

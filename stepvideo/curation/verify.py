@@ -1,0 +1,77 @@
+"""Whether a cut file begins and ends with the pictures it should: looked at after the cut, in the file itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+
+from stepvideo.curation.strip import FAINT
+
+WIDTH = 128  # pixels; pictures are compared at this width
+CLOSE = 0.25  # grey levels by which a neighbour may fit better: pictures that stand still, and the encoder's noise
+
+
+class WrongCut(Exception):
+    """The file does not hold the frames that it was cut for; the message says what was seen."""
+
+
+class Ends:
+    """The pictures around both ends of a clip of `frames` frames, and their comparison with the file cut from them."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+        self._wanted = {i for end in (0, frames - 1) for i in (end - 1, end, end + 1)}
+        self._pictures: dict[int, np.ndarray] = {}
+
+    def add(self, i: int, frame: np.ndarray) -> None:
+        """Frame `i` of the clip, uint8 [H, W, 3] BGR; -1 and `frames` are its neighbours in the source."""
+        if i in self._wanted:
+            self._pictures[i] = _small(frame)
+
+    def check(self, path: Path) -> None:
+        """Raises WrongCut unless `path` holds as many frames, and its first and last are those of the source."""
+        first, last, count = _ends_of(path)
+        if count != self.frames:
+            raise WrongCut(f"the file has {count} frames instead of {self.frames}")
+        for name, position, seen in (("first", 0, first), ("last", self.frames - 1, last)):
+            fit = {i: _apart(seen, p) for i, p in self._pictures.items() if abs(i - position) <= 1}
+            best = min(fit, key=lambda i: fit[i])
+            if fit[position] > FAINT or fit[position] > fit[best] + CLOSE:
+                raise WrongCut(
+                    f"its {name} picture is {fit[position]:.1f} grey levels from frame {position} of the clip and "
+                    f"{fit[best]:.1f} from frame {best}"
+                )
+
+
+def _ends_of(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """First and last frame of a file written here, and how many it has; decodes one frame and the last GOP."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            packets = [p for p in container.demux(stream) if p.size]
+            last_key = max(p.pts for p in packets if p.is_keyframe and p.pts is not None)
+            container.seek(0, stream=stream)
+            first = next(container.decode(stream))
+            container.seek(last_key, stream=stream)
+            last = deque(container.decode(stream), maxlen=1).pop()
+            return (*(_small(f.to_ndarray(format="bgr24")) for f in (first, last)), len(packets))
+    except (av.FFmpegError, OSError, IndexError, StopIteration, ValueError) as e:
+        raise WrongCut(f"the file cannot be read back: {e}".replace(str(path), path.name)) from e
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    import cv2
+
+    height, width = frame.shape[:2]
+    if width > WIDTH:
+        frame = cv2.resize(frame, (WIDTH, max(1, round(height * WIDTH / width))), interpolation=cv2.INTER_AREA)
+    return frame.copy()
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float("inf") if a.shape != b.shape else float(np.abs(np.subtract(a, b, dtype=np.int16)).mean())

@@ -273,6 +273,43 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float]], width: int = WIDTH,
     return "".join(out) + "</svg>"
 
 
+def histogram(
+    title: str,
+    values: Sequence[float],
+    marks: Sequence[Mark] = (),
+    bins: int = 36,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+) -> str:
+    """How often values occur, with labelled lines across; "" without values.
+
+    The axis has the middle 99 % of them and the marks; bars at its ends count what lies beyond.
+    """
+    known = sorted(v for v in values if math.isfinite(v))
+    if not known:
+        return ""
+    tail = len(known) // 200
+    ends = [known[tail], known[-1 - tail], *(m.x for m in marks)]
+    x = span(ends, LEFT, width - RIGHT)
+    counts = [0] * bins
+    for v in known:
+        counts[min(max(int((v - x.low) / (x.high - x.low) * bins), 0), bins - 1)] += 1
+    y = scale([0, max(counts)], height - BOTTOM, TOP)
+    out = [_open(title, width, height), _axes(x, y, "", width, height)]
+    step, base = (width - RIGHT - LEFT) / bins, height - BOTTOM
+    for i, n in enumerate(counts):
+        low, high = (x.low + (x.high - x.low) * (i + j) / bins for j in (0, 1))
+        if n:
+            out.append(
+                f'<rect x="{LEFT + step * i:.2f}" y="{y(n)}" width="{max(step - 0.6, 0.4):.2f}" '
+                f'height="{base - y(n):.2f}" class="bar"><title>{number(low)} to {number(high)}: {n}</title></rect>'
+            )
+    for i, m in enumerate(marks):
+        out.append(f'<line x1="{x(m.x)}" x2="{x(m.x)}" y1="{TOP}" y2="{base}" class="mark"/>')
+        out.append(f'<text x="{x(m.x) + 3}" y="{TOP + 9 + 11 * (i % 6)}" class="tick">{escape(m.label)}</text>')
+    return "".join(out) + "</svg>"
+
+
 def document(charts: Sequence[str], width: int = WIDTH, height: int = HEIGHT) -> str:
     """A file of its own with charts of one size, one below the other."""
     placed = (

@@ -17,7 +17,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from stepvideo import storage
 from stepvideo.data.buckets import Bucket, bucket_of, buckets
+from stepvideo.data.captions import load_captions
 from stepvideo.data.clips import Clip, load_catalog, load_ids, read_clip
 from stepvideo.data.shards import hand_over
 from stepvideo.data.tar_shards import BLOCK, COLUMNS, INDEX, padded
@@ -49,7 +50,7 @@ class Sample(NamedTuple):
 
 
 def run(ctx: StageContext) -> dict[str, float]:
-    """Inputs: curate, and subsets if the config names one. Finished tars stay in `ctx.work`.
+    """Inputs: curate; subsets if the config names one; captions, if there are. Finished tars stay in `ctx.work`.
 
     Returns:
         clips (that went in), samples, left_out, tars, bytes.
@@ -63,6 +64,8 @@ def run(ctx: StageContext) -> dict[str, float]:
     if cfg.subset and "subsets" not in ctx.inputs:
         raise StepVideoError(f"shards: subset={cfg.subset!r} needs the input subsets, whose ids it names")
     clips = load_catalog(root, load_ids(ctx.inputs["subsets"] / f"{cfg.subset}.parquet") if cfg.subset else None)
+    said = load_captions(ctx.inputs["captions"]) if "captions" in ctx.inputs else {}
+    clips = [replace(clip, captions=said.get(clip.clip_id, clip.captions)) for clip in clips]
     samples, left_out = _grouped(clips, buckets(cfg.buckets))
     if not samples:
         reason = next(iter(left_out.values()), "the catalog is empty")

@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Move:
-    """A camera's motion, per frame: (right, down) in shares of the width and height, zoom as log scale, roll in radians.
+    """A camera's motion a frame: right and down in shares of width and height, zoom as log scale, roll in radians.
 
     `shake` is the standard deviation of an extra jump a frame, in shares of the height; it does not add up.
     """

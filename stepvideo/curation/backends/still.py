@@ -9,7 +9,7 @@ import numpy as np
 
 from stepvideo.curation.clip_frames import ClipFrames
 
-SAME = 1.0  # grey levels: the largest difference of 5 × 5 means that noise and encoding leave
+SAME = 1.5  # grey levels: the largest difference of 5 × 5 means that noise and encoding leave
 FROZEN = 0.9  # share of frozen pairs that makes a clip frozen
 GREY = 8.0  # levels between the strongest and weakest channel of nearly every pixel
 
@@ -24,7 +24,7 @@ class Still:
         "frozen_s": "double",  # longest run of the same picture, in seconds
         "greyscale": "bool",
     }
-    note = "frames compared at 128 lines; a motionless scene is frozen only if its grain, too, is below a grey level"
+    note = "frames compared at 128 lines; a motionless scene is frozen only if its grain, too, is small"
 
     def __init__(self, weights: str = "") -> None:
         if weights:

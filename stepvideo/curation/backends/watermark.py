@@ -92,7 +92,7 @@ class EfficientNetWatermark:
         named = [i for i, label in labels.items() if label.lower().startswith("watermark")]
         if len(named) != 1 and len(labels) != 2:
             raise ValueError(
-                f"watermark: the labels of {folder} are {list(labels.values())}; name one class watermark in config.json"
+                f"watermark: the labels of {folder} are {list(labels.values())}; call one of them watermark"
             )
         self._class = named[0] if len(named) == 1 else 1
 

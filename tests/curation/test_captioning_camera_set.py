@@ -36,7 +36,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     ]
     pq.write_table(pa.Table.from_pylist(rows), curate / "catalog.parquet")
     (tags / "tables").mkdir()
-    table = pa.table({"clip_id": [name(i) for i in range(len(TAGS))], "camera_motion": TAGS})
+    table = pa.table({"clip_id": [name(i) for i in range(len(TAGS))], "camera": TAGS})
     pq.write_table(table, tags / "tables" / "camera.parquet")
     return curate, tags
 

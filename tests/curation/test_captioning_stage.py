@@ -76,7 +76,7 @@ def tags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tables").mkdir()
     ids = [name(i) for i in range(CLIPS + 1)]
     camera = ["pan_left"] * 2 + ["static"] * 4 + [None]
-    pq.write_table(pa.table({"clip_id": ids, "camera_motion": camera}), root / "tables" / "camera.parquet")
+    pq.write_table(pa.table({"clip_id": ids, "camera": camera}), root / "tables" / "camera.parquet")
     pq.write_table(pa.table({"clip_id": ids, "text": ["", "出口 EXIT", *[""] * 5]}), root / "tables" / "text.parquet")
     return root
 

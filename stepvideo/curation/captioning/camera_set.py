@@ -33,7 +33,7 @@ def camera_motion_set(
 
     Args:
         curate: catalog; its clips are taken, its stills are not.
-        tags: artifact of the stage `tags`, with the column `camera_motion`.
+        tags: artifact of the stage `tags`, with the column `camera`.
         labels: JSONL by people, {"clip_id": …, "label": …} a line; they win over tags. A label "" or null takes a clip
             out of the set.
         per_label: the most clips of one label, drawn by their ids; people's labels first. 0: all.
@@ -52,7 +52,7 @@ def camera_motion_set(
         if said:
             found[clip_id] = (said, "human")
     if not found:
-        raise StepVideoError(f"no clip of {curate} has a camera movement; give tags with camera_motion, or labels")
+        raise StepVideoError(f"no clip of {curate} has a camera movement; give tags with the table camera, or labels")
     chosen = _drawn(found, per_label)
     lines = []
     for clip_id in sorted(chosen):

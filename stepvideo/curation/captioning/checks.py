@@ -87,9 +87,9 @@ def _camera(text: str, facts: Facts) -> Iterator[Flag]:
     if facts.still:
         if said := [m.name for m in moves if m.seen != "static"]:
             yield "camera", f"{', '.join(said)} in a still"
-    elif facts.camera and facts.camera.seen:
+    elif facts.camera:
         seen = {m.seen for m in moves if m.seen}
-        if seen and facts.camera.seen not in seen:
+        if seen and facts.camera.seen not in seen if facts.camera.seen else seen == {"static"}:
             yield "camera", f"{', '.join(m.name for m in moves if m.seen)}; measured {facts.camera.name}"
 
 
@@ -106,12 +106,13 @@ def _text(text: str, facts: Facts, config: ChecksConfig) -> Iterator[Flag]:
 
 
 def _colour(text: str, facts: Facts, config: ChecksConfig) -> Iterator[Flag]:
-    if facts.saturation is None:
-        return
-    at = f"saturation {facts.saturation:.1f}"
-    if facts.saturation < config.grey_below and (said := _first(_COLOURED, text)):
+    grey, saturation = facts.grey, facts.saturation
+    if grey is None and saturation is not None:
+        grey = saturation < config.grey_below
+    at = f"greyscale {grey}, saturation {saturation if saturation is None else round(saturation, 1)}"
+    if grey and (said := _first(_COLOURED, text)):
         yield "colour", f"{said!r}; {at}"
-    if facts.saturation > config.colour_above and (said := _first(_COLOURLESS, text)):
+    if not grey and saturation is not None and saturation > config.colour_above and (said := _first(_COLOURLESS, text)):
         yield "colour", f"{said!r}; {at}"
 
 

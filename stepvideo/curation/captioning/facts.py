@@ -23,6 +23,7 @@ class Facts:
         camera: how the camera moves.
         motion: mean flow, in pixels a second at 128 lines (`motion_rate`).
         saturation: mean, 0 (grey) to 255.
+        grey: whether the picture has no colour at all.
         brightness: mean, 0 (black) to 255.
         text: what is written in the picture; "" where none was found.
         frozen: whether the clip's frames are all alike.
@@ -34,6 +35,7 @@ class Facts:
     camera: Movement | None = None
     motion: float | None = None
     saturation: float | None = None
+    grey: bool | None = None
     brightness: float | None = None
     text: str | None = None
     frozen: bool | None = None
@@ -47,9 +49,10 @@ def facts(clip: Clip, tags: Mapping[str, Any]) -> Facts:
     return Facts(
         seconds=0.0 if still or not clip.fps else clip.frames / clip.fps,
         still=still,
-        camera=movement(tags.get("camera_motion") or "") if not still else None,
+        camera=movement(tags.get("camera") or "") if not still else None,
         motion=None if still else clip.tags.get("motion_rate"),
         saturation=clip.tags.get("saturation_mean"),
+        grey=tags.get("greyscale"),
         brightness=tags.get("brightness_mean"),
         text=tags.get("text"),
         frozen=None if still else tags.get("frozen"),

@@ -1,7 +1,7 @@
 """Captions from measured tags alone, without any model: what they say is true, and it is little.
 
-Nobody looked at the clip, so they name no subject, except where the clip comes from the generated world and brings its
-own description. Thresholds are rules of thumb; a tag that nobody measured is not mentioned.
+Nobody looked at the clip, so they name no subject. A clip of the generated world brings its own description, and gets
+that and nothing more. Thresholds are rules of thumb; a tag that nobody measured is not mentioned.
 """
 
 from __future__ import annotations
@@ -59,15 +59,12 @@ def caption(clip_id: str, kind: str, language: str, facts: Facts) -> str:
     rng = np.random.default_rng(int.from_bytes(seed))
     if kind == "title":
         return world.title(facts.objects, language, rng) if facts.objects else ""
-    look, clauses = _look(facts, language), _clauses(facts, language, rng)
     if facts.objects:
-        subject = world.short(facts.objects, language, rng, always_size=kind == "dense")
-        if kind == "short":
-            return subject
-    elif look or clauses:
-        subject = _pick(WORDS[language]["still" if facts.still else "video"], rng).format(look=look)
-    else:
+        return world.short(facts.objects, language, rng, always_size=kind == "dense")
+    look, clauses = _look(facts, language), _clauses(facts, language, rng)
+    if not (look or clauses):
         return ""
+    subject = _pick(WORDS[language]["still" if facts.still else "video"], rng).format(look=look)
     if kind == "short":
         return ("，" if language == "zh" else ", ").join([subject, *clauses[:2]])
     if facts.seconds:
@@ -82,8 +79,10 @@ def _look(facts: Facts, language: str) -> str:
     names = []
     if facts.brightness is not None:
         names += ["dark"] * (facts.brightness < DARK) + ["bright"] * (facts.brightness > BRIGHT)
-    if (s := facts.saturation) is not None:
-        names += ["grey"] * (s < GREY) + ["pale"] * (GREY <= s < PALE) + ["vivid"] * (s > VIVID)
+    if facts.grey or facts.grey is None and facts.saturation is not None and facts.saturation < GREY:
+        names.append("grey")
+    elif facts.saturation is not None:
+        names += ["pale"] * (facts.saturation < PALE) + ["vivid"] * (facts.saturation > VIVID)
     words = [str(WORDS[language][n]) for n in names]
     if not words:
         return ""

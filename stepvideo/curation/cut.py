@@ -66,13 +66,13 @@ def _video(source: Source, config: CurateConfig, root: Path) -> Result:
             kept.append(picture)
     detector.finish()
     health = reader.health
-    found = detector.shots(reader.unsound())
-    spans = [s for s in (trimmed(shot, config.segment) for shot in found) if s]
     measured: Row = {k: v for k, v in asdict(health).items() if k != "exact"}
     measured |= {"cuts": detector.cuts, "transitions": [[t.start, t.end] for t in detector.transitions]}
-    measured |= {"shots": len(found), "clips": 0, "dropped_shots": len(found) - len(spans), "failed_cuts": 0}
     try:
         ails = check(health, config.health)
+        found = detector.shots(reader.unsound() if ails else ())
+        spans = [s for s in (trimmed(shot, config.segment) for shot in found) if s]
+        measured |= {"shots": len(found), "clips": 0, "dropped_shots": len(found) - len(spans), "failed_cuts": 0}
         if not spans:
             longest = max((b - a for a, b in found), default=0)
             rule = f"{config.segment.min_frames} frames after {config.segment.trim} are dropped at each end"

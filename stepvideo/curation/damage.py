@@ -18,40 +18,44 @@ class Damage:
         self._shown: list[int] = []  # by frame
         self._keys: list[int] = []  # times of keyframes
         self._bad: list[int] = []  # times from which on something is wrong
-        self._delay = 0  # longest time from decoding to showing
+        self._awaited: dict[int, int] = {}  # of packets that gave no frame yet: time shown → time decoded
         self._untimed = False
         self._cut_short = False
 
     def packet(self, pts: int | None, dts: int | None) -> None:
-        if pts is not None and dts is not None:
-            self._delay = max(self._delay, pts - dts)
+        if pts is not None:
+            self._awaited[pts] = pts if dts is None else dts
 
-    def refused(self, dts: int | None) -> None:
-        """The decoder gave nothing for a packet."""
-        last = self._shown[-1] if self._shown else 0
-        self._bad.append(min(dts, last + 1) if dts is not None else last + 1)
+    def refused(self, pts: int | None) -> None:
+        """The decoder had an error at a packet. One that gives no frame in the end is noticed by that alone."""
+        self._untimed |= pts is None
 
     def to_the_end(self) -> None:
         """Nothing more can be read."""
         self._cut_short = True
 
     def frame(self, pts: int | None, key: bool, corrupt: bool) -> None:
-        if pts is None or (self._shown and pts < self._shown[-1]):
-            self._untimed = True  # no order to go by
-            pts = self._shown[-1] if self._shown else 0
-        self._shown.append(pts)
-        if corrupt:
-            self._bad.append(pts - self._delay)
+        last = self._shown[-1] if self._shown else pts
+        if pts is None or last is None:
+            self._untimed, pts, last = True, last or 0, last or 0  # no order to go by
+        decoded = self._awaited.pop(pts, pts)
+        disordered = pts < last
+        self._shown.append(max(pts, last))
+        if corrupt or disordered:
+            self._bad.append(decoded)
         elif key:
             self._keys.append(pts)
 
     def spans(self) -> list[Span]:
-        """Unsound frames as [start, end); empty ranges where a packet between sound frames gave none."""
+        """Unsound frames as [start, end); empty ranges where a packet between sound frames gave none.
+
+        Only to be asked of files that are damaged: VP8 has packets that are sound and give no frame.
+        """
         count = len(self._shown)
-        if self._untimed and self._bad:
+        if self._untimed:
             return [(0, count)]
         found: list[Span] = []
-        for time in sorted(self._bad):
+        for time in sorted([*self._bad, *self._awaited.values()]):
             following = bisect_left(self._keys, time + 1)
             end = bisect_left(self._shown, self._keys[following]) if following < len(self._keys) else count
             span = (min(bisect_left(self._shown, time), end), end)

@@ -113,7 +113,7 @@ class FrameReader:
                     raise
                 except (av.FFmpegError, OSError):
                     health.bad_packets += 1
-                    damage.refused(packet.dts)
+                    damage.refused(packet.pts)
                     continue
                 for frame in decoded:
                     if frame.pts is not None:
@@ -153,9 +153,10 @@ def _judge(health: Health, config: HealthConfig) -> None:
     # A refused packet is damage inside the file; what never came is missing from its end.
     present = health.frames + health.bad_packets
     found = f"{health.frames} of {health.expected} frames decoded, {health.bad_packets} bad packets"
-    if health.expected and present < share * health.expected:
+    lost = health.expected and present < share * health.expected
+    if lost and health.last_time + 1 / max(health.fps, 1.0) < share * health.duration:
         raise Unfit("truncated", found)
-    if health.bad_packets > config.max_bad_packets or health.corrupt_frames > config.max_corrupt_frames:
+    if lost or health.bad_packets > config.max_bad_packets or health.corrupt_frames > config.max_corrupt_frames:
         raise Unfit("damaged", f"{found}, {health.corrupt_frames} frames patched up by the decoder")
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stepvideo.curation.strip import FAINT
-
-WIDTH = 128  # pixels; pictures are compared at this width
+WIDTH = 128  # pixels; pictures are compared at this width, in grey: 4:2:0 blurs colour
+FAR = 8.0  # grey levels; what differs more is another picture, however its neighbours fit
 CLOSE = 0.25  # grey levels by which a neighbour may fit better: pictures that stand still, and the encoder's noise
 
 
@@ -38,7 +37,7 @@ class Ends:
         for name, position, seen in (("first", 0, first), ("last", self.frames - 1, last)):
             fit = {i: _apart(seen, p) for i, p in self._pictures.items() if abs(i - position) <= 1}
             best = min(fit, key=lambda i: fit[i])
-            if fit[position] > FAINT or fit[position] > fit[best] + CLOSE:
+            if fit[position] > FAR or fit[position] > fit[best] + CLOSE:
                 raise WrongCut(
                     f"its {name} picture is {fit[position]:.1f} grey levels from frame {position} of the clip and "
                     f"{fit[best]:.1f} from frame {best}"
@@ -70,7 +69,7 @@ def _small(frame: np.ndarray) -> np.ndarray:
     height, width = frame.shape[:2]
     if width > WIDTH:
         frame = cv2.resize(frame, (WIDTH, max(1, round(height * WIDTH / width))), interpolation=cv2.INTER_AREA)
-    return frame.copy()
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:

@@ -110,3 +110,29 @@ def test_sound_without_pictures(tmp_path: Path) -> None:
     reason, detail = fault(path)
     assert reason == "no_video"
     assert "audio" in detail
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "transfer", "bits", "hdr"),
+    [("yuv420p10le", 16, 10, True), ("yuv420p10le", 1, 10, False), ("yuv420p", 1, 8, False)],
+)
+def test_depth_and_dynamic_range(tmp_path: Path, pix_fmt: str, transfer: int, bits: int, hdr: bool) -> None:
+    path = tmp_path / "h.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx265", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, pix_fmt
+        stream.codec_context.color_trc = transfer
+        for i, frame in enumerate(shot(0, 10)):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts = i
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    _, health = read(path)
+    assert (health.bits, health.hdr, health.audio) == (bits, hdr, "")
+
+
+def test_keyframes_and_the_last_frames_time(tmp_path: Path) -> None:
+    _, health = read(encode(tmp_path / "a.mp4", shot(0, 40)))  # a keyframe every 12 frames
+    assert health.keyframes == [0, 12, 24, 36]
+    assert health.last_time == pytest.approx(39 / 24)
+    assert health.duration == pytest.approx(40 / 24, abs=0.01)

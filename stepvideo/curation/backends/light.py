@@ -22,7 +22,8 @@ class Light:
     note = "grey level of the 8-bit picture as decoded; it knows no exposure and no HDR"
 
     def __init__(self, weights: str = "") -> None:
-        pass
+        if weights:
+            raise ValueError(f"light: it has no weights, {weights!r} was given; leave it empty")
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         means = clip.grey.mean(axis=(1, 2), dtype=np.float64)

@@ -24,7 +24,7 @@ from stepvideo.curation.captioning.config import CaptionsConfig, CaptionsRuntime
 from stepvideo.data.captions import load_captions, merged
 from stepvideo.data.clips import load_catalog
 from stepvideo.data.video_io import write_image, write_video
-from stepvideo.errors import ConfigError, Preempted, StepVideoError
+from stepvideo.errors import ArtifactError, ConfigError, Preempted, StepVideoError
 from stepvideo.storage import checksums
 
 ROOT = Path(__file__).parents[2]
@@ -309,3 +309,8 @@ def test_the_key_is_written_nowhere(context: Callable, catalog: Path, monkeypatc
         "rejected",
         "unreadable",
     }
+
+
+def test_a_folder_without_captions_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="clips.parquet is no table of captions"):
+        load_captions(tmp_path)

@@ -1,27 +1,20 @@
-"""The HTTP application: which routes there are, and how errors become answers."""
+"""The HTTP application: which routes there are."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
 from stepvideo import __version__
-from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.serve import routes_parts, routes_videos
-from stepvideo.inference.serve.access import HEADERS, Access, Guard
-from stepvideo.inference.serve.errors import QueueFull, Refused
+from stepvideo.inference.serve.access import Access
+from stepvideo.inference.serve.answers import guarded
 from stepvideo.inference.serve.limits import Limits
 from stepvideo.inference.serve.parts import TextPart, VAEPart
 from stepvideo.inference.serve.videos import Videos
 from stepvideo.inference.serve.worker import Worker
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,37 +60,5 @@ def create_app(service: Service, access: Access) -> FastAPI:
     if service.videos:
         app.include_router(routes_videos.router(service.videos))
     app.include_router(routes_parts.router(service.worker, service.limits, service.text, service.vae))
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(StepVideoError, _refused)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _failed)
     sizes = {"": service.limits.max_body} | dict.fromkeys(routes_parts.TENSOR_PATHS, service.limits.max_tensors)
-    app.add_middleware(Guard, access=access, sizes=sizes)
-    return app
-
-
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """The fields that are wrong, without the values: they may be long, or not even be text."""
-    assert isinstance(error, RequestValidationError)
-    found = [{"field": ".".join(map(str, e["loc"][1:])), "message": e["msg"]} for e in error.errors()]
-    malformed = any(e["type"] == "json_invalid" for e in error.errors())
-    reason = "; ".join(f"{f['field']}: {f['message']}" if f["field"] else f["message"] for f in found)
-    if malformed:
-        return JSONResponse({"error": f"the body is not JSON: {reason}"}, 400)
-    return JSONResponse({"error": reason, "fields": found}, 422)
-
-
-async def _refused(_: Request, error: Exception) -> JSONResponse:
-    headers = {"retry-after": str(error.retry_after)} if isinstance(error, QueueFull) else None
-    status = error.status if isinstance(error, Refused) else 500 if isinstance(error, ArtifactError) else 422
-    return JSONResponse({"error": str(error)}, status, headers)
-
-
-async def _http(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
-
-
-async def _failed(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-    return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500, HEADERS)  # it does not pass the guard
+    return guarded(app, access, sizes)

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 import numpy as np
 
 BLOCK = 1024  # rows of a product
+MOST = 8192  # vectors that are joined bottom-up, which takes about 1 GB
 
 
 def kmeans(x_ND: np.ndarray, k: int, seed: int, iterations: int = 5, seeds: int = 8, sample: int = 256) -> np.ndarray:
     """Centres [K, D] of length 1, by cosine.
 
     Args:
-        seeds: vectors a cluster that the seeding joins; it holds 16 · (`seeds` · k)² bytes.
+        seeds: vectors a cluster that the seeding joins, as far as `MOST` allows.
         sample: vectors a cluster that are looked at; with more, a random part of them.
 
     Raises:
@@ -33,9 +34,9 @@ def kmeans(x_ND: np.ndarray, k: int, seed: int, iterations: int = 5, seeds: int 
         raise ValueError(f"{k} clusters of {len(x_ND)} vectors; give 1 to {len(x_ND)}")
     rng = np.random.default_rng(seed)
     x_ND = _some(x_ND, sample * k, rng)
-    found = ward_centres(_some(x_ND, seeds * k, rng), k)
     if k == 1:
         return centres(x_ND, np.zeros(len(x_ND), int), 1)
+    found = ward_centres(_some(x_ND, max(min(seeds * k, MOST), k), rng), k)
     with _one_thread():
         means = faiss.Kmeans(
             x_ND.shape[1], k, niter=iterations, spherical=True, seed=seed,
@@ -62,8 +63,6 @@ def ward_centres(x_MD: np.ndarray, k: int) -> np.ndarray:
 
     if len(x_MD) == k:
         return x_MD.copy()
-    if k == 1:
-        return centres(x_MD, np.zeros(len(x_MD), int), 1)
     return centres(x_MD, cut_tree(linkage(_distances(x_MD), "ward"), n_clusters=k)[:, 0], k)
 
 

@@ -17,7 +17,7 @@ def true_cuts(strip: Strip, proposed: Iterable[int], config: SegmentConfig) -> l
     change of the two frames before and after; and no picture of the next `flash_frames` may be as the last one before
     it was (nor the other way round: a flash ends as it began).
     """
-    contrast = strip.contrast()
+    contrast = strip.contrast
     steps = np.concatenate([[0.0], strip.steps()])  # steps[t]: from t - 1 to t
     cuts = []
     for t in proposed:

@@ -5,6 +5,7 @@ Legend: N frames, D = 18 × 32 × 3 values of a tiny picture. Distances are mean
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class Strip:
             out.append(cv2.reduce(change, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel())
         return np.concatenate(out)
 
+    @cached_property
     def contrast(self) -> np.ndarray:
         """Standard deviation over a picture, mean of its three colours, float32 [N]; 0: a uniform picture."""
         out = [

@@ -40,7 +40,7 @@ def transitions(strip: Strip, config: SegmentConfig) -> list[Transition]:
 
 
 def _fades(strip: Strip, config: SegmentConfig) -> list[Transition]:
-    blank = np.concatenate([[False], strip.contrast() < config.blank, [False]])
+    blank = np.concatenate([[False], strip.contrast < config.blank, [False]])
     edges = np.flatnonzero(blank[1:] != blank[:-1])
     found: list[Transition] = []
     for first, after in zip(edges[::2].tolist(), edges[1::2].tolist()):
@@ -70,7 +70,7 @@ def _reach(strip: Strip, edge: int, step: int) -> int:
 
 def _dissolves(strip: Strip, config: SegmentConfig) -> list[Transition]:
     steps = {lag: strip.steps(lag) for lag in {1, *WINDOWS, *(w // 4 for w in WINDOWS)}}
-    contrast = strip.contrast()
+    contrast = strip.contrast
     windows: list[tuple[float, int, int]] = []
     for length in WINDOWS:
         quarter = length // 4

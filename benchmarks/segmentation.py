@@ -4,8 +4,8 @@
 
 real      the clips of STEPVIDEO_SHARED/videos with truth files (annotated by eye, or made)
 tuning,   montages made here from stretches of those clips, in other crops, speeds and lights, with hard cuts, dissolves
-holdout   and wipes (6 to 30 frames), fades through black and white, flashes and noise; thresholds were chosen on clips
-          and seeds of `tuning` alone, `holdout` shares neither
+holdout   and wipes (6 to 30 frames), fades through black and white, flashes and noise; `holdout` shares
+          neither clips nor seeds with `tuning`, but was looked at while thresholds were chosen
 unseen    montages of moving patterns with a shaking camera, made of nothing that was looked at
 speed     frames per CPU-second at 720p, decoding included, beside bare decoding in the same run
 verify    share of the pass over a 720p clip that looking at the cut files takes

@@ -18,28 +18,44 @@ STAGES = {
     "raw": "raw",
     "curate": "curate",
     "tags": "tags",
+    "concepts": "concepts",
     "captions": "captions",
     "shards": "shards",
     "subsets": "subsets",
+    "sheet": "sheet",
 }
 
 
 def rows(cfg: Mapping[str, Any]) -> list[Row]:
+    tags = cfg["stages"]["tags"]
+    judged = {"tags": "tags"} | ({"concepts": "concepts"} if tags["backends"].get("embedding") else {})
     table = [
         Row("raw", "raw", set=raw_folder(cfg["raw"])),
         Row("curate", "curate", {"raw": "raw"}),
-        Row("tags", "tags", {"curate": "curate"}, set=_weights(cfg["stages"]["tags"]["runtime"]["weights"])),
+        Row("tags", "tags", {"curate": "curate"}, set=_weights(tags["runtime"]["weights"])),
+        *([Row("concepts", "concepts", {"tags": "tags"})] if "concepts" in judged else []),
         Row("captions", "captions", {"curate": "curate", "tags": "tags"}),
-        Row("subsets", "subsets", {"curate": "curate", "tags": "tags", "captions": "captions"}, final=True),
+        Row("subsets", "subsets", {"curate": "curate", **judged, "captions": "captions"}, final=True),
+        Row("sheet", "sheet", {"curate": "curate", "subsets": "subsets", **judged, "captions": "captions"}),
     ]
     if cfg["shards"]:
-        table.append(Row("shards", "shards", {"curate": "curate", "subsets": "subsets"}))
+        table.append(Row("shards", "shards", {"curate": "curate", "subsets": "subsets", "captions": "captions"}))
     return table
+
+
+def next_command(places: Mapping[str, Path]) -> str:
+    """What to type after a run.
+
+    Args:
+        places: stage → folder of its artifact.
+    """
+    tables = " ".join(f"--tables {places[name]}" for name in ("tags", "concepts") if name in places)
+    return f"stepvideo funnel {places['curate']} {tables} --uncaptioned 'text_area<=0.05'"
 
 
 def _weights(places: Mapping[str, str]) -> dict[str, Any]:
     """The key follows what the weights are; the stage's own error says where they are missing."""
-    found = {table: Path(place).expanduser().absolute() for table, place in places.items()}
+    found = {table: Path(place).expanduser().absolute() for table, place in places.items() if place}
     digests = {t: content_digest(storage.checksums(p)) if p.is_dir() else "" for t, p in found.items()}
     digests |= {t: storage.sha256_file(p) for t, p in found.items() if p.is_file()}
     known = {t: str(p) if p.exists() else places[t] for t, p in found.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import screen
-from flows.compose import compose
+from flows.compose import compose, graph_module
 from flows.graph import Node, build
 from flows.plan import DEPENDS, HIT, plan, plan_rows
 from flows.prepared import NoBoard, Prepared, run_prepared, summary
@@ -60,8 +60,14 @@ def run_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     console.print(f"{screen.clock(time.monotonic() - started)}; the same command again takes everything from the store")
     for note in prepared.notes:
         console.print(note, soft_wrap=True, markup=False)
-    console.print(f"next: {NEXT}", soft_wrap=True)
+    console.print(f"next: {_next(prepared)}", soft_wrap=True, markup=False)
     return 0
+
+
+def _next(prepared: Prepared) -> str:
+    """A graph of its own may say what to do with what it made."""
+    hint = getattr(graph_module(prepared.cfg["graph"]), "next_command", None)
+    return hint({name: o.artifact.out for name, o in prepared.results.items()}) if hint else NEXT
 
 
 def _in_prefect(prepared: Prepared) -> None:

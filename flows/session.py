@@ -207,8 +207,8 @@ class _All:
 
 
 def report_page(results: Mapping[str, Outcome]) -> Path | None:
-    """The HTML page, where a stage of kind `report` ran."""
+    """The HTML page, where a stage ran that makes one."""
     for outcome in results.values():
-        if outcome.artifact.manifest["kind"] == "report":
+        if outcome.artifact.manifest["kind"] in ("report", "sheet"):
             return next(iter(sorted(outcome.artifact.out.glob("*.html"))), None)
     return None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stepvideo import __version__
 from stepvideo.curation import funnel_command as funnel
+from stepvideo.curation.browse import command as browse
 from stepvideo.data import balance_command as balance
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
@@ -136,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         ("export-checkpoint", export_checkpoint),
         ("profile", profile),
         ("funnel", funnel),
+        ("browse", browse),
     ):
         module.add_arguments(command(name, module.call, module.HELP))
     recipe.add_arguments(command("recipe", _recipe, recipe.HELP))

@@ -35,11 +35,15 @@ KINDS: dict[str, Kind] = {
     "render": Kind("stepvideo.world.stage:run", "stepvideo.world.config:RenderConfig", "render world clips to mp4"),
     "curate": Kind("stepvideo.curation.stage:run", "stepvideo.curation.config:CurateConfig", "cut, tag, caption clips"),
     "tags": Kind("stepvideo.curation.tagging:run", "stepvideo.curation.tagging_config:TaggingConfig", "tag clips"),
+    "concepts": Kind(
+        "stepvideo.curation.concepts:run", "stepvideo.curation.concepts_config:ConceptsConfig", "clusters of clips"
+    ),
     "captions": Kind(
         "stepvideo.curation.captioning.stage:run", "stepvideo.curation.captioning.config:CaptionsConfig", "word clips"
     ),
     "shards": Kind("stepvideo.data.tar_stage:run", "stepvideo.data.tar_shards_config:TarShardsConfig", "tars of clips"),
     "subsets": Kind("stepvideo.curation.subsets:run", "stepvideo.curation.config:SubsetsConfig", "six nested subsets"),
+    "sheet": Kind("stepvideo.curation.sheet:run", "stepvideo.curation.sheet_config:SheetConfig", "a page of clips"),
     "text": Kind("stepvideo.training.text:run", "stepvideo.training.config:TextConfig", "train the text encoders"),
     "vae": Kind("stepvideo.training.vae:run", "stepvideo.training.config:VAETrainConfig", "train the Video-VAE"),
     "shipped": Kind("stepvideo.training.shipped:run", "stepvideo.training.config:ShippedConfig", "weights in the repo"),

@@ -60,7 +60,7 @@ class HealthConfig:
 class SegmentConfig:
     """Where shots end (§7.1): proposals of PySceneDetect's AdaptiveDetector on tiny pictures, then checks on them.
 
-    Chosen on half of the clips of `benchmarks/segmentation.py`, reported on the other half.
+    `benchmarks/segmentation.py` says how well they do, on clips that they were chosen on and on others.
     """
 
     # The detector proposes. Its own defaults (3 and 15) are for what it alone decides, and miss dark scenes.

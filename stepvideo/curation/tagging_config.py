@@ -12,6 +12,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {  # side table: names of the backends th
     "camera": ("flow",),
     "copies": ("dct",),
     "embedding": ("clip", "small"),
+    "light": ("grey",),
     "nsfw": ("nudenet", "laion"),
     "still": ("difference",),
     "text": ("rapidocr",),
@@ -19,11 +20,16 @@ BACKENDS: dict[str, tuple[str, ...]] = {  # side table: names of the backends th
 }
 
 
+OFF = ("aesthetic", "embedding")  # they need weights
+
+
 @dataclass
 class TaggingRuntime(Runtime):
     """Where weights lie is not part of the key: what they are is (`contents`)."""
 
-    weights: dict[str, str] = field(default_factory=dict)  # side table: folder or file of its backend's weights
+    weights: dict[str, str] = field(
+        default_factory=lambda: dict.fromkeys(BACKENDS, "")
+    )  # side table: folder or file of its backend's weights
 
 
 @dataclass
@@ -31,7 +37,7 @@ class TaggingConfig(StageConfig):
     """The `tags` stage: side tables of the catalog, each from a backend (report §7.1)."""
 
     backends: dict[str, str] = field(
-        default_factory=lambda: {"camera": "flow", "copies": "dct", "still": "difference", "watermark": "overlay"}
+        default_factory=lambda: {table: "" if table in OFF else names[0] for table, names in BACKENDS.items()}
     )  # side table: backend; "" leaves the table out
     contents: dict[str, str] = field(default_factory=dict)  # side table: digest of its weights, which the key follows
     kinds: list[str] = field(default_factory=lambda: ["clip", "image"])  # rows of the catalog; also: frame
@@ -46,7 +52,7 @@ class TaggingConfig(StageConfig):
                 raise ValueError(f"backends: no table {table!r}; there are {', '.join(BACKENDS)}")
             if name and name not in BACKENDS[table]:
                 raise ValueError(f"backends.{table}={name!r}: give one of {', '.join(BACKENDS[table])}, or '' for none")
-        if unknown := sorted(set(self.runtime.weights) - {t for t, name in self.backends.items() if name}):
+        if unknown := sorted({t for t, w in self.runtime.weights.items() if w and not self.backends.get(t)}):
             raise ValueError(
                 f"runtime.weights.{unknown[0]}: backends has no table {unknown[0]!r} that they could be for"
             )

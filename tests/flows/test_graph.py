@@ -67,7 +67,8 @@ def test_an_unknown_until_names_near_ones() -> None:
 def test_the_cascade_is_whole() -> None:
     cfg = compose(["profile=smoke", "weights.text=train", "weights.vae=train"])
     nodes = {n.name: n for n in build(cfg)}
-    alone = {n.kind for n in build(compose(["profile=curate", "graph=flows.curate", "raw=data/raw", "shards=true"]))}
+    further = ["shards=true", "stages.tags.backends.embedding=small"]
+    alone = {n.kind for n in build(compose(["profile=curate", "graph=flows.curate", "raw=data/raw", *further]))}
     assert {n.kind for n in nodes.values()} | alone == set(KINDS) - {"shipped", "given"}
     assert nodes["t2vi_192.s1"].inputs["init"] == "t2i" and nodes["t2vi_540.s4"].inputs["init"] == "t2vi_192.s3"
     assert nodes["sft.1"].inputs["init"] == nodes["sft.2"].inputs["init"] == "t2vi_540.s6"

@@ -29,6 +29,8 @@ class Backend(Protocol):
     columns: ClassVar[Mapping[str, str]]
     note: ClassVar[str]
 
+    def __init__(self, weights: str = "") -> None: ...
+
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         """One value a column; None where there is none. Depends on the clip alone."""
         ...

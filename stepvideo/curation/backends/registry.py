@@ -11,6 +11,7 @@ def backend(table: str, name: str) -> type[Backend]:
     from stepvideo.curation.backends.camera import CameraMotion
     from stepvideo.curation.backends.copies import Signature
     from stepvideo.curation.backends.embedding import ClipEmbedding, SmallEmbedding
+    from stepvideo.curation.backends.light import Light
     from stepvideo.curation.backends.nsfw import LAIONNSFW
     from stepvideo.curation.backends.nudenet import NudeNet
     from stepvideo.curation.backends.still import Still
@@ -23,6 +24,7 @@ def backend(table: str, name: str) -> type[Backend]:
         ("copies", "dct"): Signature,
         ("embedding", "clip"): ClipEmbedding,
         ("embedding", "small"): SmallEmbedding,
+        ("light", "grey"): Light,
         ("nsfw", "laion"): LAIONNSFW,
         ("nsfw", "nudenet"): NudeNet,
         ("still", "difference"): Still,

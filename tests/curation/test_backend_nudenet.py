@@ -1,4 +1,4 @@
-"""NudeNet: what its boxes become, and that real clips without anything of the kind stay unflagged."""
+"""NudeNet: what its boxes become, and that filmed clips without anything of the kind stay unflagged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from clip_folders import clip_frames
 
 from stepvideo.curation.backends import Absent
-from stepvideo.curation.backends.nudenet import EXPOSED, NudeNet
+from stepvideo.curation.backends.nudenet import EXPOSED, SEEN, NudeNet
 from stepvideo.curation.clip_frames import ClipFrames
 from stepvideo.data.video_io import read_video
 
@@ -26,8 +26,8 @@ def test_the_worst_box_of_exposed_parts_counts_and_covered_ones_do_not(detector,
     boxes = iter(
         [
             [{"class": "FACE_FEMALE", "score": 0.99}, {"class": "BELLY_EXPOSED", "score": 0.9}],
-            [{"class": "BUTTOCKS_EXPOSED", "score": 0.4}, {"class": "FEMALE_BREAST_COVERED", "score": 0.8}],
-            [{"class": "BUTTOCKS_EXPOSED", "score": 0.7}, {"class": "ANUS_EXPOSED", "score": 0.3}],
+            [{"class": "FEMALE_BREAST_EXPOSED", "score": 0.4}, {"class": "FEMALE_BREAST_COVERED", "score": 0.8}],
+            [{"class": "BUTTOCKS_EXPOSED", "score": 0.7}, {"class": "ANUS_EXPOSED", "score": 0.5}],
         ]
     )
     monkeypatch.setattr(detector.detector, "detect", lambda frame: next(boxes, []))
@@ -48,11 +48,11 @@ def test_it_uses_one_thread_and_is_absent_without_its_model(detector, tmp_path):
 
 
 @pytest.mark.skipif(not VIDEOS.is_dir(), reason=f"no clips in {VIDEOS} (STEPVIDEO_SHARED)")
-def test_real_clips_are_not_flagged(detector):
-    for name in ("flower_540p.mp4", "frog_toy_480p.mp4", "bbb_720p_5s_singleshot.mp4"):
+def test_filmed_clips_are_not_flagged(detector):
+    for name in ("flower_540p.mp4", "frog_toy_480p.mp4", "crystal_handheld_480p.mp4"):
         frames = read_video(VIDEOS / name, 0, 60)[..., ::-1]
         found = detector(ClipFrames.of(name, len(frames), frames, 24.0, samples=4))
-        assert found == {"nsfw": 0.0, "nsfw_parts": []}, name
+        assert found["nsfw"] < SEEN and not found["nsfw_parts"], name
 
 
 def test_the_same_pictures_give_the_same_answer(detector):

@@ -30,16 +30,18 @@ class NudeNet:
     def __init__(self, weights: str = "") -> None:
         try:
             import nudenet
-            from onnxruntime import InferenceSession, SessionOptions
+            import onnxruntime
         except ImportError as e:
             raise Absent(f"nudenet does not load ({e}); pip install 'stepvideo[curate]'") from e
         model = Path(weights or Path(nudenet.__file__).parent / "320n.onnx")
         if not model.is_file():
             raise Absent(f"{model} is missing; give a model of NudeNet, or none for the wheel's")
-        options = SessionOptions()
+        options = onnxruntime.SessionOptions()  # pyright: ignore[reportAttributeAccessIssue]
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.detector = nudenet.NudeDetector(str(model))
-        self.detector.onnx_session = InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.detector.onnx_session = onnxruntime.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"]
+        )
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         boxes = [box for frame in clip.frames for box in self.detector.detect(frame) if box["class"] in EXPOSED]

@@ -54,6 +54,6 @@ def _rows(keys, ids: Sequence[str], path: Path):
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if len(pc.unique(keys)) < len(keys):
+    if len(keys.unique()) < len(keys):
         raise ArtifactError(f"{path} has a clip twice; make it again")
-    return pc.index_in(pa.array(ids, pa.string()), keys)
+    return pc.index_in(pa.array(ids, pa.string()), keys)  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from fractions import Fraction
 
 import av
 import cv2
@@ -28,7 +29,7 @@ def encoded(frames: np.ndarray, crf: int) -> np.ndarray:
     """Through h264 and back, in memory."""
     coder = av.CodecContext.create("libx264", "w")
     coder.width, coder.height, coder.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-    coder.framerate, coder.time_base = 24, "1/24"
+    coder.framerate, coder.time_base = 24, Fraction(1, 24)
     coder.options, coder.thread_count = {"crf": str(crf)}, 1
     pictures = [av.VideoFrame.from_ndarray(np.ascontiguousarray(f), format="bgr24") for f in frames]
     for i, picture in enumerate(pictures):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stepvideo.curation.backends import Backend
 
 
@@ -18,7 +20,7 @@ def backend(table: str, name: str) -> type[Backend]:
     from stepvideo.curation.backends.text import RapidOCR
     from stepvideo.curation.backends.watermark import EfficientNetWatermark, StaticOverlay
 
-    classes: dict[tuple[str, str], type[Backend]] = {
+    classes: dict[tuple[str, str], Any] = {
         ("aesthetic", "laion"): LAIONAesthetic,
         ("camera", "flow"): CameraMotion,
         ("copies", "dct"): Signature,

@@ -107,7 +107,7 @@ class RapidOCR:
 
     def read(self, frame: np.ndarray) -> list[tuple[str, float, Rect]]:
         """(text, score, place) of every line in uint8 [H, W, 3] BGR."""
-        found = self._ocr(frame)
+        found: Any = self._ocr(frame)  # its type names results of other calls, too
         if found.boxes is None:
             return []
         size = np.array(frame.shape[1::-1])

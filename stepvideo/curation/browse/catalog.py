@@ -180,7 +180,9 @@ def _texts(paths: Iterable[Path], ids: Sequence[str]) -> dict[str, pa.ChunkedArr
     found = {}
     for path in paths:
         table = pq.read_table(path)
-        at = pc.index_in(pa.array(ids, pa.string()), table["clip_id"].combine_chunks())
+        at = pc.index_in(  # type: ignore[attr-defined]
+            pa.array(ids, pa.string()), table["clip_id"].combine_chunks()
+        )
         names = [f.name for f in table.schema if f.type == pa.string() and f.name != "clip_id"]
         found |= {name: table[name].take(at) for name in names}
     return found

@@ -79,6 +79,10 @@ bench: setup ## The benchmarks: ratios measured in one run, on a quiet machine; 
 	@$(BIN)/python benchmarks/monitor_overhead.py --check
 	@$(BIN)/python benchmarks/dit_step.py --check
 	@$(BIN)/python benchmarks/vae_layout.py
+	@$(BIN)/python benchmarks/kmeans.py --check
+	@$(BIN)/python benchmarks/tar_shards.py --check
+	@$(BIN)/python benchmarks/watermark.py --check
+	@$(BIN)/python benchmarks/segmentation.py --check
 
 .PHONY: check
 check: setup ## Formatting, lint, types, layers and the rules of the house

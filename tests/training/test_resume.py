@@ -27,7 +27,6 @@ def test_by_the_command_that_anyone_can_give(inputs, tmp_path):
     assert killed(prepare("sft", inputs, tmp_path / "killed"), kills=1, seed=1, run=Command) == whole
 
 
-@pytest.mark.soak  # a minute of four processes; states on other ranks and layouts: test_checkpoint_ranks
 def test_killed_on_four_ranks_and_continued_on_two(inputs, tmp_path):
     reshard(inputs, tmp_path, {"tensor": 2, "zero": 3}, {"tensor": 1, "zero": 1})
 

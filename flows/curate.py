@@ -50,7 +50,7 @@ def next_command(places: Mapping[str, Path]) -> str:
         places: stage → folder of its artifact.
     """
     tables = " ".join(f"--tables {places[name]}" for name in ("tags", "concepts") if name in places)
-    return f"stepvideo funnel {places['curate']} {tables} --uncaptioned 'text_area<=0.05'"
+    return f"stepvideo funnel {places['curate']} {tables} --uncaptioned 'motion_mean>=10%'"
 
 
 def _weights(places: Mapping[str, str]) -> dict[str, Any]:

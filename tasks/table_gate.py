@@ -19,7 +19,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "aesthetic": (-10, 20),  # a regression around 1 to 10
     "camera_steadiness": (0, None),
     "frozen_share": (0, 1),
-    "longest_frozen_s": (0, None),
+    "frozen_s": (0, None),
     "nsfw": (0, 1),
     "text_area": (0, 1),
     "text_frames": (0, 1),

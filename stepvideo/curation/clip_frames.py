@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from stepvideo.curation.tags import sample_positions
+from stepvideo.curation.tags import farneback, sample_positions, small_grey
 
 SAMPLES, SIDE = 8, 128  # frames of a clip (§7.1); shorter side of the small grey ones, in pixels
 
@@ -41,7 +41,7 @@ class ClipFrames:
         positions = sample_positions(total, samples)
         wanted, kept, small = set(positions), [], []
         for i, frame in enumerate(frames):
-            small.append(_small(frame))
+            small.append(small_grey(frame, SIDE))
             if i in wanted:
                 kept.append(np.ascontiguousarray(frame))
         return cls(clip_id, kept, positions, np.stack(small), fps)
@@ -49,17 +49,4 @@ class ClipFrames:
     @cached_property
     def flows(self) -> list[np.ndarray]:
         """Farneback flow between all neighbouring grey frames, P times float32 [h, w, 2]: (x, y) in their pixels."""
-        import cv2
-
-        pairs = zip(self.grey[:-1], self.grey[1:])
-        return [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0) for a, b in pairs]  # type: ignore
-
-
-def _small(frame: np.ndarray) -> np.ndarray:
-    import cv2
-
-    short = min(frame.shape[:2])
-    if short > SIDE:
-        size = (round(frame.shape[1] * SIDE / short), round(frame.shape[0] * SIDE / short))
-        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        return [farneback(a, b) for a, b in zip(self.grey[:-1], self.grey[1:])]

@@ -62,6 +62,24 @@ def quality(sampled: Sequence[tuple[float, float, float]]) -> dict[str, float]:
 NO_MOTION: dict[str, float | None] = dict.fromkeys(("motion_mean", "motion_max", "motion_min", "motion_rate"))
 
 
+def small_grey(frame: np.ndarray, side: int) -> np.ndarray:
+    """The frame in grey, uint8 [h, w], its shorter side scaled down to `side` pixels; smaller frames as they are."""
+    import cv2
+
+    short = min(frame.shape[:2])
+    if short > side:
+        size = (round(frame.shape[1] * side / short), round(frame.shape[0] * side / short))
+        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+
+
+def farneback(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Flow between two grey frames, float32 [h, w, 2]: (x, y) in their pixels."""
+    import cv2
+
+    return cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore
+
+
 class MotionMeter:
     """Farneback flow between neighbouring grey frames of a clip.
 
@@ -81,20 +99,14 @@ class MotionMeter:
 
     def add(self, frame: np.ndarray) -> None:
         """The clip's next frame, BGR."""
-        import cv2
-
         n, self._n = self._n, self._n + 1
         second, first = n - 1 in self._firsts, n in self._firsts
         if not (first or second):
             self._previous = None
             return
-        short = min(frame.shape[:2])
-        if short > self._side:
-            size = (round(frame.shape[1] * self._side / short), round(frame.shape[0] * self._side / short))
-            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        grey = small_grey(frame, self._side)
         if second and self._previous is not None:
-            flow = cv2.calcOpticalFlowFarneback(self._previous, grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore
+            flow = farneback(self._previous, grey)
             # Not cv2.magnitude: its last bit depends on where the array lies in memory.
             magnitude = float(np.sqrt(np.square(flow, dtype=np.float64).sum(axis=-1)).mean())
             self._values.append(magnitude * self._side / min(grey.shape))

@@ -1,0 +1,94 @@
+"""Seconds that one micro-batch computes in a layer on one GPU; broadcasts over arrays of plans.
+
+Legend: a product is (m, k) @ (k, n); t tensor ranks, c context ranks, b samples of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stepvideo.emulator.calibration import Calibration
+from stepvideo.emulator.hardware import GPU
+from stepvideo.emulator.plan import Plan
+from stepvideo.emulator.workload import Attention, Gemm, Layer, Pointwise, Workload
+
+TILE = 128 * 256  # outputs of a product that one multiprocessor computes at once
+UNFUSED = 6.5  # elements moved of each attention score forward: written, softmax 2, dropout 2 and its mask, read
+BACKWARD = 2.0  # as many operations and bytes as forward
+
+Array = Any  # a number or an array that broadcasts
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What operators run on."""
+
+    gpu: GPU
+    calibration: Calibration
+    precision: str = "bf16"
+    element: int = 2
+
+    def product(self, m: Array, k: Array, n: Array, batch: Array = 1) -> Array:
+        """Seconds of `batch` products of one shape: whole and half-filled waves of tiles, or the traffic of memory."""
+        c = self.calibration
+        lost = c.gemm_wave * self.gpu.multiprocessors * TILE
+        work = 2 * (batch * m * n + lost) * (k + c.gemm_depth) / (self.gpu.peak(self.precision) * c.gemm_efficiency)
+        return np.maximum(work, self.moved(batch * (m * k + k * n + m * n) * self.element))
+
+    def moved(self, size: Array) -> Array:
+        """Seconds to read or write so many bytes."""
+        return size / (self.gpu.memory_gbs * 1e9 * self.calibration.memory_efficiency)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Seconds of a layer's forward and backward by kind; `launch`: what its kernels take the host to start."""
+
+    gemm: Array = 0.0
+    attention: Array = 0.0
+    memory: Array = 0.0
+    launch: Array = 0.0
+
+
+def layer_seconds(work: Workload, layer: Layer, samples: Array, plan: Plan, machine: Machine) -> tuple[Passes, Passes]:
+    """Forward and backward of one layer, without exchanges between ranks."""
+    gemm = [_gemm(g, samples, plan, machine) for g in layer.gemms if g.tokens]
+    attention = [_attention(a, samples, plan, machine) for a in layer.attentions]
+    memory = sum(_pointwise(p, samples, plan, machine) for p in layer.pointwise)
+    kernels = len(gemm) + sum(1 if a.fused else 5 for a in layer.attentions)
+    kernels += sum(p.kernels for p in layer.pointwise) + 2 * layer.exchanges
+    launch = kernels * machine.calibration.launch_s
+    forward = Passes(sum(f for f, _ in gemm), sum(f for f, _ in attention), memory, launch)
+    backward = Passes(sum(b for _, b in gemm), sum(b for _, b in attention), BACKWARD * memory, BACKWARD * launch)
+    return forward, backward
+
+
+def _gemm(g: Gemm, samples: Array, plan: Plan, machine: Machine) -> tuple[Array, Array]:
+    m = samples * g.tokens / (1 if g.text else plan.context)
+    k = g.inputs / (plan.tensor if g.split == "inputs" else 1)
+    n = g.outputs / (plan.tensor if g.split == "outputs" else 1)
+    return machine.product(m, k, n), machine.product(m, n, k) + machine.product(k, m, n)
+
+
+def _attention(a: Attention, samples: Array, plan: Plan, machine: Machine) -> tuple[Array, Array]:
+    c = machine.calibration
+    heads = a.heads / plan.tensor  # × tokens / context, whichever of the two context ranks divide
+    pairs = samples * heads * a.queries * a.keys * a.seen / plan.context
+    if a.fused:
+        keys = np.asarray(a.keys, dtype=float)
+        efficiency = c.attention_efficiency * keys / (keys + c.attention_half)
+        forward = 4 * pairs * a.head_dim / (machine.gpu.peak(machine.precision) * efficiency)
+        return forward, BACKWARD * forward
+    batch, q, hd = samples * heads, a.queries / plan.context, a.head_dim
+    scores = machine.moved(UNFUSED * pairs * machine.element)
+    forward = machine.product(q, hd, a.keys, batch) + machine.product(q, a.keys, hd, batch) + scores
+    return forward, BACKWARD * forward
+
+
+def _pointwise(p: Pointwise, samples: Array, plan: Plan, machine: Machine) -> Array:
+    tokens = 1 if p.text else plan.context
+    divided = plan.tensor if p.wide else np.where(plan.sequence_parallel, plan.tensor, 1)
+    return machine.moved(samples * p.bytes / tokens / divided)

@@ -1,7 +1,7 @@
 """The same pipeline schedules as `schedule`, played pass by pass: for stages that differ, and to draw.
 
-A pass is one micro-batch through one chunk of a stage, forward or backward. Every stage does its passes in an order that
-is fixed beforehand; a pass starts when the stage is free and what it reads has arrived.
+A pass is one micro-batch through one chunk of a stage, forward or backward. Every stage does its passes in an order
+that is fixed beforehand; a pass starts when the stage is free and what it reads has arrived.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Event(NamedTuple):
 
 
 def orders(pipeline: int, virtual: int, micro_batches: int) -> list[list[Pass]]:
-    """The passes of every stage in Megatron's order (arXiv:2104.04473, Fig. 4): warm-up, one forward one backward, rest.
+    """The passes of every stage, as Megatron orders them (arXiv:2104.04473, Fig. 4): warm-up, steady state, the rest.
 
     Of an interleaved schedule, groups of `pipeline` micro-batches go through one chunk before the next chunk's turn.
     """

@@ -112,12 +112,9 @@ def problems(plan: Plan, work: Workload, cluster: Cluster | None = None) -> dict
         f"tensor does not divide the feed-forward width of {n.ffn}": n.ffn % tp != 0,
         f"more pipeline chunks than the {n.layers} layers": pp * vp > n.layers,
         "virtual chunks without pipeline stages": (vp > 1) & (pp == 1),
-        "micro_batches do not fill the pipeline": p.micro_batches < pp,
     }
     fits = schedulable(p.pipeline, p.virtual, p.micro_batches)
-    found["interleaving needs micro_batches that pipeline divides"] = (
-        ~fits & (vp > 1) & (pp > 1) & (p.micro_batches >= pp)
-    )
+    found["interleaving needs micro_batches that pipeline divides"] = ~fits & (vp > 1) & (pp > 1)
     if p.context_kind == "ulysses":
         found[f"context does not divide the {n.heads} / tensor heads of a rank"] = heads % cp != 0
     if cluster is not None:

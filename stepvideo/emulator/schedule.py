@@ -18,7 +18,7 @@ Seconds = NDArray[np.float64]
 
 
 def valid(pipeline: ArrayLike, virtual: ArrayLike, micro_batches: ArrayLike) -> NDArray[np.bool_]:
-    """Which schedules can run: those with v = 1; with v > 1, p > 1 and p | m, or passes wait for each other in a circle."""
+    """Which schedules can run: all with v = 1; interleaved ones need p > 1 and p | m, or passes wait in a circle."""
     p, v, m = np.asarray(pipeline), np.asarray(virtual), np.asarray(micro_batches)
     positive = (p >= 1) & (v >= 1) & (m >= 1)
     return positive & ((v == 1) | ((p > 1) & (m % np.maximum(p, 1) == 0)))
@@ -33,9 +33,10 @@ def check(pipeline: int, virtual: int, micro_batches: int) -> None:
     if v > 1 and p == 1:
         raise ConfigError(f"virtual={v} with pipeline=1: one stage has nothing to interleave; give virtual=1")
     if v > 1 and m % p:
+        fits = " or ".join(str(n) for n in (m // p * p, (m // p + 1) * p) if n)
         raise ConfigError(
             f"micro_batches={m} with pipeline={p}, virtual={v}: an interleaved schedule takes micro-batches in groups "
-            f"of {p} and waits for ever for the rest of the last one; give {' or '.join(str(n) for n in (m // p * p, (m // p + 1) * p) if n)}"
+            f"of {p} and waits for ever for the rest of the last one; give {fits}"
         )
 
 

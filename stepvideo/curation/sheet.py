@@ -67,7 +67,7 @@ def _write(
     config: SheetConfig,
     ctx: StageContext | None,
 ) -> Sheet:
-    sheet, cards = sheet_data.read(curate, Verdicts.read(subsets), side_tables.find(tables), captions)
+    sheet, cards = sheet_data.read(curate, Verdicts.read(subsets), side_tables.find([*tables, captions]), captions)
     sheet.cards = sheet_data.spread(cards, config.clips)
     for i, card in enumerate(sheet.cards):
         _film(card, curate, out, config)

@@ -10,9 +10,10 @@ import numpy as np
 from stepvideo.errors import ArtifactError, StepVideoError
 
 
-def find(folders: Iterable[Path]) -> list[Path]:
-    """Every side table in artifacts: `tables/*.parquet`, or a Parquet file beside them that has a `clip_id`."""
-    return [p for f in folders for p in sorted(Path(f).glob("tables/*.parquet")) or sorted(Path(f).glob("*.parquet"))]
+def find(folders: Iterable[Path | None]) -> list[Path]:
+    """Every side table in artifacts: `tables/*.parquet`, or without any a Parquet file that lies beside."""
+    given = [Path(f) for f in folders if f]
+    return [p for f in given for p in sorted(f.glob("tables/*.parquet")) or sorted(f.glob("*.parquet"))]
 
 
 def numbers(paths: Iterable[Path], ids: Sequence[str]) -> dict[str, np.ndarray]:

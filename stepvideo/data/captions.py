@@ -6,11 +6,12 @@ the stage saw. A clip's rows are all that later stages need: the catalog's own c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepvideo.data.clips import Captions
+from stepvideo.data.clips import Captions, Clip
 from stepvideo.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -23,13 +24,15 @@ def caption_schema() -> pa.Schema:
     """Columns of captions.parquet.
 
     `tokens_in`, `tokens_out` and `cost` are the caption's part of the request that it came from, so that columns add
-    up; `prompt_version` is that of the prompt, or of the rules. `flags` name what the checks doubt.
+    up; `prompt_version` is that of the prompt, or of the rules. `flags` name what the checks doubt; `clip_score` is
+    null without a CLIP that knows the language.
     """
     import pyarrow as pa
 
     texts = ("clip_id", "kind", "language", "text", "source", "model", "prompt_version")
     counts = [("tokens_in", pa.int64()), ("tokens_out", pa.int64()), ("cost", pa.float64())]
-    return pa.schema([*((t, pa.string()) for t in texts), *counts, ("flags", pa.list_(pa.string()))])
+    judged = [("flags", pa.list_(pa.string())), ("clip_score", pa.float64())]
+    return pa.schema([*((t, pa.string()) for t in texts), *counts, *judged])
 
 
 def load_captions(directory: Path) -> dict[str, Captions]:
@@ -52,14 +55,16 @@ def load_sources(directory: Path) -> dict[str, set[str]]:
     return found
 
 
-def merged(catalog: Mapping[str, Captions], made: Mapping[str, Captions]) -> dict[str, Captions]:
-    """The captions to train with: those of the stage `captions`, and the catalog's own of clips that it did not see.
+def captioned(clips: Iterable[Clip], directory: Path | None) -> list[Clip]:
+    """The clips with the captions to train with: those of the stage `captions`; the catalog's own where it did not run.
 
     Args:
-        catalog: clip id → captions in catalog.parquet.
-        made: `load_captions`.
+        directory: an artifact of the stage `captions`. Clips that it did not see keep their own.
+
+    Raises: see `load_captions`.
     """
-    return {clip_id: made.get(clip_id, own) for clip_id, own in catalog.items()}
+    made = load_captions(directory) if directory else {}
+    return [replace(clip, captions=made.get(clip.clip_id, clip.captions)) for clip in clips]
 
 
 def _read(directory: Path, name: str, columns: list[str]) -> list[dict[str, Any]]:

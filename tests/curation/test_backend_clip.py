@@ -13,7 +13,7 @@ from torch import nn
 
 from stepvideo.curation.backends import Absent
 from stepvideo.curation.backends.aesthetic import LAIONAesthetic
-from stepvideo.curation.backends.clip_model import ReleasedTowers, clip_score, released
+from stepvideo.curation.backends.clip_model import ReleasedTowers, released
 from stepvideo.curation.backends.clip_pixels import Pixels
 from stepvideo.curation.backends.embedding import ClipEmbedding
 from stepvideo.curation.backends.nsfw import LAIONNSFW
@@ -74,8 +74,7 @@ def test_frames_and_texts_are_those_of_transformers(folder, clip):
     with torch.no_grad():
         expected = CLIPModel.from_pretrained(folder).eval().get_text_features(**tokens).pooler_output
     np.testing.assert_allclose(texts[:1], nn.functional.normalize(expected, dim=-1), atol=1e-6)
-    cosines = nn.functional.cosine_similarity(torch.tensor(frames), torch.tensor(texts[0]), dim=-1)
-    assert clip_score(frames * 3, texts[0] * 2) == pytest.approx(float(cosines.mean()), abs=1e-6)
+    assert towers.languages == ("en",)
 
 
 def test_chinese_clip_has_the_same_two_towers(tmp_path, clip):
@@ -115,9 +114,10 @@ def test_threads_are_given_back(folder, clip):
 
 def test_embedding_is_the_unit_mean_of_the_frames(folder, clip):
     mean = reference(folder, clip).mean(0)
-    found = ClipEmbedding(str(folder))(clip)["embedding"]
-    np.testing.assert_allclose(found, mean / mean.norm(), atol=1e-6)
-    assert np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
+    found = ClipEmbedding(str(folder))(clip)
+    np.testing.assert_allclose(found["embedding"], mean / mean.norm(), atol=1e-6)
+    assert np.linalg.norm(found["embedding"]) == pytest.approx(1, abs=1e-6)
+    assert found["embedding_length"] == pytest.approx(float(mean.norm()), abs=1e-6)
 
 
 def aesthetic_mlp():

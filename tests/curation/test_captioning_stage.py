@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from caption_server import USAGE, Body, Given, good, kinds, language, pictures, serve, words
+from clip_folders import HEAD_WIDTH, save_clip
 
+from stepvideo.curation.backends.clip_model import released
 from stepvideo.curation.captioning import prompts, rules, stage
-from stepvideo.curation.captioning.config import CaptionsConfig, CaptionsRuntime, ModelConfig
+from stepvideo.curation.captioning.config import CaptionsConfig, CaptionsRuntime, ChecksConfig, ModelConfig
 from stepvideo.data.captions import load_captions, merged
 from stepvideo.data.clips import load_catalog
 from stepvideo.data.video_io import write_image, write_video
@@ -283,7 +285,33 @@ def test_without_a_model_nothing_is_sent_and_rules_speak(context: Callable, cata
     assert "the camera pans left" in by_slot[1, "dense", "en"].lower() and "出口 EXIT" in by_slot[1, "dense", "zh"]
     statistics = json.loads((ctx.out / "statistics.json").read_text())
     assert statistics["groups"]["dense/en/rule"]["captions"] == CLIPS
+    assert "set its backends.embedding" in statistics["without_clip_score"]
+    aligned = pq.read_table(ctx.out / "tables" / "alignment.parquet")
+    assert aligned["clip_score"].null_count == len(aligned) == CLIPS + 1
+    assert aligned.schema.metadata[b"absent"].decode() == statistics["without_clip_score"]
     assert {r["source"] for r in rows(ctx.out) if r["flags"]} == {"sidecar"}
+
+
+def test_captions_are_scored_by_the_clip_that_embedded_the_clips(
+    context: Callable, catalog: Path, tmp_path: Path
+) -> None:
+    drawn = np.random.default_rng(0).normal(size=(CLIPS, HEAD_WIDTH))
+    ids, vectors = [name(i) for i in range(CLIPS)], drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    columns = {"clip_id": ids, "embedding": vectors.tolist(), "embedding_length": [0.5] * CLIPS}
+    (tmp_path / "tags" / "tables").mkdir(parents=True)
+    table = pa.table(columns).replace_schema_metadata({"backend": "clip"})
+    pq.write_table(table, tmp_path / "tags" / "tables" / "embedding.parquet")
+    clip = save_clip(tmp_path / "clip")
+    given = config(runtime={"clip": str(clip)}, checks=ChecksConfig(clip_score=0.0))
+    ctx = context("captions", given, curate=catalog, tags=tmp_path / "tags")
+    metrics = stage.run(ctx)
+    found = {(int(r["clip_id"], 16), r["text"]): r["clip_score"] for r in rows(ctx.out) if r["language"] == "en"}
+    expected = 0.5 * float(vectors[0] @ released(clip).texts(["the cat"])[0])
+    assert found[0, "the cat"] == pytest.approx(expected, abs=1e-6)
+    assert metrics["clip_score_en"] == pytest.approx(np.mean([s for s in found.values() if s is not None]))
+    assert {r["clip_score"] for r in rows(ctx.out) if r["language"] == "zh"} == {None}
+    low = [r for r in rows(ctx.out) if r["clip_score"] is not None and r["clip_score"] < 0]
+    assert low and all("clip_score" in r["flags"] for r in low)
 
 
 def test_clips_that_nobody_can_caption_are_listed(context: Callable, catalog: Path) -> None:

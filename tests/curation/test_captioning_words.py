@@ -14,7 +14,7 @@ from stepvideo.curation.captioning import checks, prompts, reply, rules
 from stepvideo.curation.captioning.camera import BY_NAME, MOVEMENTS, movement, named
 from stepvideo.curation.captioning.config import CaptionsConfig, CaptionsRuntime, ChecksConfig, ModelConfig
 from stepvideo.curation.captioning.facts import Facts
-from stepvideo.curation.captioning.statistics import distinct, statistics
+from stepvideo.curation.captioning.statistics import brief, distinct, statistics
 from stepvideo.errors import ConfigError
 from stepvideo.world.attributes import Attrs, all_combinations
 from stepvideo.world.captions import Setting, captions
@@ -32,11 +32,13 @@ KNOWN = Facts(
 
 
 def row(text: str, kind: str = "short", language: str = "en", source: str = "vlm", clip: str = "c") -> dict[str, Any]:
-    return {"clip_id": clip, "kind": kind, "language": language, "text": text, "source": source, "flags": []}
+    return {"clip_id": clip, "kind": kind, "language": language, "text": text, "source": source, "flags": []} | {
+        "clip_score": None
+    }
 
 
-def flags(text: str, facts: Facts, **what: str) -> list[str]:
-    return [flag for flag, _ in checks.check(row(text, **what), facts, CONFIG)]
+def flags(text: str, facts: Facts, clip_score: float | None = None, **what: str) -> list[str]:
+    return [flag for flag, _ in checks.check(row(text, **what) | {"clip_score": clip_score}, facts, CONFIG)]
 
 
 @pytest.mark.parametrize("move", MOVEMENTS, ids=lambda m: m.name)
@@ -208,17 +210,9 @@ def test_what_a_model_says_of_many_clips_is_repeated() -> None:
     assert checks.repeated([r | {"source": "rule"} for r in same], CONFIG) == {}
 
 
-def test_clip_score_is_the_mean_cosine_over_frames() -> None:
-    text, frames = np.array([1.0, 0.0]), np.array([[2.0, 0.0], [0.0, 3.0]])
-    assert checks.clip_score(text, frames) == pytest.approx(0.5)
-    texts = {"near": text, "far": np.array([0.0, -1.0])}
-    rows = [row("near"), row("far"), row("unknown")]
-    scored = checks.scored(rows, texts, {"c": frames}, CONFIG)
-    assert [(r["clip_score"], r["flags"]) for r in scored] == [
-        (pytest.approx(0.5), []),
-        (pytest.approx(-0.5), ["clip_score"]),
-        (None, []),
-    ]
+def test_a_caption_that_a_clip_sees_nothing_of_is_flagged() -> None:
+    said = "a cat walks along a road"
+    assert [flags(said, KNOWN, clip_score=score) for score in (None, 0.16, 0.14)] == [[], [], ["clip_score"]]
 
 
 def test_statistics_by_kind_language_and_source() -> None:
@@ -229,12 +223,18 @@ def test_statistics_by_kind_language_and_source() -> None:
         row("a dog runs far", clip="e"),
     ]
     rows[0]["flags"] = ["camera"]
+    rows[0]["clip_score"], rows[3]["clip_score"] = 0.2, 0.4
     found = statistics(rows)
     english = found["groups"]["short/en/vlm"]
     assert found["captions"] == 4 and found["clips"] == 3 and found["flags"] == {"camera": 1} and found["flagged"] == 1
     assert english["length"]["p0"] == 3 and english["length"]["p100"] == 4 and english["repeated"] == {"a cat sits": 2}
     assert english["distinct_1"] == pytest.approx(6 / 10) and found["groups"]["short/zh/vlm"]["length"]["mean"] == 3
     assert distinct([["a"], ["b"]], 2) is None and json.dumps(found)
+    assert found["languages"]["en"]["vocabulary"] == 6 and found["languages"]["en"]["lengths"] == {3: 2, 4: 1}
+    assert brief(found) == {
+        **{"length_en": pytest.approx(10 / 3), "vocabulary_en": 6.0, "duplicates_en": pytest.approx(1 / 3)},
+        **{"clip_score_en": pytest.approx(0.3), "length_zh": 3.0, "vocabulary_zh": 3.0, "duplicates_zh": 0.0},
+    }
 
 
 @pytest.mark.parametrize(

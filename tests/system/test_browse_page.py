@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from stepvideo import storage
 from stepvideo.curation import subsets
 from stepvideo.curation.browse.catalog import Catalog
-from stepvideo.curation.browse.command import locate
 from stepvideo.curation.browse.expression import condition
 from stepvideo.curation.config import Filter, SubsetsConfig
+from stepvideo.curation.places import located
 from stepvideo.curation.records import clip_schema, files_schema, write_table
 from stepvideo.data.video_io import write_video
 from stepvideo.errors import StepVideoError
@@ -158,13 +158,18 @@ def test_a_store_is_found_by_its_newest_catalog(made: dict[str, Path], tmp_path:
     artifact("subsets", "of_old", 5, None, curate="curate-old")
     artifact("subsets", "of_new", 4, None, curate="curate-new")
     artifact("tags", "of_new", 3, None, curate="curate-new")
-    found = locate(tmp_path)
+    artifact("concepts", "of_new", 6, None, tags="tags-of_new")
+    artifact("concepts", "of_old", 7, None, tags="tags-of_old")
+    artifact("captions", "of_new", 8, None, curate="curate-new")
+    artifact("labels", "of_new", 9, None, curate="curate-new", captions="captions-of_new")
+    found = located(tmp_path)
     assert found["curate"] == tmp_path / "curate" / "new" / "out"
     assert found["subsets"] == tmp_path / "subsets" / "of_new" / "out"
-    assert tmp_path / "tags" / "of_new" / "out" in found["tables"]
-    assert locate(made["curate"]) == {"curate": made["curate"]}
+    assert found["captions"] == tmp_path / "labels" / "of_new" / "out"
+    assert found["tables"] == [tmp_path / kind / "of_new" / "out" for kind in ("concepts", "tags")]
+    assert located(made["curate"]) == {"curate": made["curate"]}
     with pytest.raises(StepVideoError, match="is no catalog"):
-        locate(made["subsets"])
+        located(made["subsets"])
 
 
 @pytest.fixture(scope="module")

@@ -17,23 +17,25 @@ import numpy as np
 from stepvideo.curation.backends import Absent
 from stepvideo.curation.backends.clip_pixels import Pixels
 from stepvideo.curation.clip_frames import ClipFrames
+from stepvideo.data.caption_kinds import LANGUAGES
 from stepvideo.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONTEXT = {"clip": 77, "chinese_clip": 52}  # tokens of a text, as each was trained
+KNOWS = {"clip": ("en",), "chinese_clip": ("zh",)}  # languages of the same
 SMALL_SIDE = 64  # pixels of the frames that the shipped small tower was trained on
 
 
-def clip_score(frames_SE: np.ndarray, text_E: np.ndarray) -> float:
-    """Video-text alignment (§7.1): the mean cosine similarity of a clip's frames and its caption."""
-    frames = frames_SE / np.linalg.norm(frames_SE, axis=1, keepdims=True)
-    return float((frames @ (text_E / np.linalg.norm(text_E))).mean())
-
-
 class Towers:
-    """What embeds frames and texts. The last clip's frames are kept: several tags are functions of them."""
+    """What embeds frames and texts. The last clip's frames are kept: several tags are functions of them.
+
+    Attributes:
+        languages: of the texts that it was trained on.
+    """
+
+    languages: tuple[str, ...] = LANGUAGES
 
     def __init__(self) -> None:
         self._last: tuple[weakref.ref[ClipFrames], np.ndarray] | None = None
@@ -67,7 +69,9 @@ class ReleasedTowers(Towers):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.folder, (self.model, self.context) = folder, _pretrained(folder)
+        self.folder, self.model = folder, _pretrained(folder)
+        kind = self.model.config.model_type
+        self.context, self.languages = CONTEXT[kind], KNOWS[kind]
         self.pixels = Pixels.of(folder, self.model.config.vision_config.image_size)
 
     def _images(self, frames: list[np.ndarray]) -> Tensor:
@@ -149,8 +153,8 @@ def _from_hub(repository: str) -> Path:
         raise Absent(f"hub:{repository} did not come: {type(e).__name__}: {e}") from e
 
 
-def _pretrained(folder: Path) -> tuple[Any, int]:
-    """The model of a folder and the length of its texts; every tensor of it is from the file."""
+def _pretrained(folder: Path) -> Any:
+    """The model of a folder; every tensor of it is from the file."""
     try:
         import transformers
     except ImportError as e:
@@ -168,7 +172,7 @@ def _pretrained(folder: Path) -> tuple[Any, int]:
         raise ArtifactError(f"{folder} holds no CLIP in safetensors: {str(e).splitlines()[0]}") from e
     if missing := sorted(said["missing_keys"]):
         raise ArtifactError(f"{folder} lacks {len(missing)} tensors of its CLIP ({missing[0]}, …); copy it again")
-    return model.eval(), CONTEXT[kind]
+    return model.eval()
 
 
 def _float32() -> Any:

@@ -11,14 +11,14 @@ from stepvideo.curation.clip_frames import ClipFrames
 
 
 class ClipEmbedding:
-    """The mean of the frames' unit vectors, of length 1.
+    """The mean of the frames' unit vectors, brought to length 1, and the length that it had: 1 if all are the same.
 
     Args:
         weights: folder of a CLIP in transformers' layout, or `hub:OWNER/NAME`.
     """
 
-    version: ClassVar[str] = "1"
-    columns: ClassVar[dict[str, str]] = {"embedding": "list<float>"}
+    version: ClassVar[str] = "2"
+    columns: ClassVar[dict[str, str]] = {"embedding": "list<float>", "embedding_length": "double"}
     note: ClassVar[str] = "mean CLIP embedding of the frames; stands in for the report's internal VideoCLIP (§7.1)"
 
     def __init__(self, weights: str = "") -> None:
@@ -26,7 +26,8 @@ class ClipEmbedding:
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         mean = self.towers.frames(clip).mean(0)
-        return {"embedding": (mean / np.linalg.norm(mean)).tolist()}
+        length = np.linalg.norm(mean)
+        return {"embedding": (mean / length).tolist(), "embedding_length": float(length)}
 
     def _towers(self, weights: str) -> Towers:
         return released(local(weights, "the folder of a CLIP (config.json and model.safetensors)"))

@@ -14,11 +14,11 @@ from pydantic import BaseModel, Field
 
 from stepvideo import __version__
 from stepvideo.curation.browse.catalog import Catalog
-from stepvideo.inference.serve.access import HEADERS, Access
+from stepvideo.inference.serve.access import API, HEADERS, Access
 from stepvideo.inference.serve.answers import guarded
 
 PAGE = Path(__file__).with_name("page")
-PAGE_FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
+PAGE_FILES = {"/": PAGE / "index.html", "/api.js": API, "/page.js": PAGE / "page.js", "/page.css": PAGE / "page.css"}
 POLICY = HEADERS["content-security-policy"].replace("media-src blob:", "media-src 'self' blob:")
 KEPT = {"cache-control": "private, max-age=3600"}  # what a clip's id names does not change
 MAX_BODY = 1 << 18  # bytes
@@ -76,8 +76,8 @@ def create_app(catalog: Catalog, access: Access) -> FastAPI:
     def file(id: str) -> FileResponse:
         return FileResponse(catalog.file(id), content_disposition_type="attachment", filename=catalog.file(id).name)
 
-    for url, name in PAGE_FILES.items():
-        app.add_api_route(url, _sends(PAGE / name), include_in_schema=False)
+    for url, path in PAGE_FILES.items():
+        app.add_api_route(url, _sends(path), include_in_schema=False)
     return guarded(app, access, {"": MAX_BODY})
 
 

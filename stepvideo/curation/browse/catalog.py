@@ -47,7 +47,7 @@ class Catalog:
         self, curate: Path, subsets: Path | None = None, tables: Iterable[Path] = (), captions: Path | None = None
     ) -> None:
         self.root = curate
-        sides = side_tables.find(tables)
+        sides = side_tables.find([*tables, captions])
         self.sheet, cards = sheet_data.read(curate, Verdicts.read(subsets), sides, captions)
         self.clips: dict[str, Clip] = {c.clip.clip_id: c.clip for c in cards}
         ids = list(self.clips)

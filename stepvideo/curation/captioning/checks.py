@@ -11,6 +11,7 @@ in a picture of little colour.
     language    it is in another language than it is listed under
     length      shorter or longer than captions of its kind
     refusal, boilerplate, markup, loop, repeated    phrases of models that did not describe what they saw
+    clip_score  a CLIP sees little of it in the clip (`alignment`)
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from stepvideo.curation.captioning.camera import named, without
 from stepvideo.curation.captioning.config import ChecksConfig
@@ -65,6 +64,8 @@ def check(row: Mapping[str, Any], facts: Facts, config: ChecksConfig) -> list[Fl
     """Flags of one row of captions.parquet. `facts` are of its clip; checks of what was not measured are left out."""
     text, language = row["text"], row["language"]
     flags = [*_camera(text, facts), *_text(text, facts, config), *_colour(text, facts, config)]
+    if (score := row["clip_score"]) is not None and score < config.clip_score:
+        flags.append(("clip_score", f"{score:.3f}, under {config.clip_score:g}"))
     if row["source"] != "rule":  # rules take their words from the truth, and have few
         flags += [*_objects(text, language, facts), *_length(text, row["kind"], language, config)]
     flags += _language(text, language)
@@ -187,31 +188,3 @@ def _contained(part: str, whole: str) -> float:
         return 1.0
     same = difflib.SequenceMatcher(None, part, whole, autojunk=False).get_matching_blocks()
     return sum(m.size for m in same if m.size >= min(2, len(part))) / len(part)
-
-
-def clip_score(text: np.ndarray, frames: np.ndarray) -> float:
-    """Mean cosine similarity of a caption's embedding [D] with those of a clip's frames [S, D] (§7.1)."""
-    frames = frames / np.linalg.norm(frames, axis=-1, keepdims=True)
-    return float((frames @ (text / np.linalg.norm(text))).mean())
-
-
-def scored(
-    rows: Sequence[Mapping[str, Any]],
-    texts: Mapping[str, np.ndarray],
-    frames: Mapping[str, np.ndarray],
-    config: ChecksConfig,
-) -> list[dict[str, Any]]:
-    """The rows with a column `clip_score`, and the flag "clip_score" where it is under `config.clip_score`.
-
-    Args:
-        rows: of captions.parquet.
-        texts: text → embedding [D]; of a CLIP that knows the caption's language.
-        frames: clip id → embeddings of its frames [S, D], of the same CLIP. Without either the score is None.
-    """
-    out = []
-    for row in rows:
-        text, seen = texts.get(row["text"]), frames.get(row["clip_id"])
-        score = None if text is None or seen is None else clip_score(text, seen)
-        low = score is not None and score < config.clip_score
-        out.append({**row, "clip_score": score, "flags": [*row["flags"], *(["clip_score"] if low else [])]})
-    return out

@@ -46,13 +46,14 @@ class ChecksConfig:
     repeats: int = 5  # a model that says the same of so many clips did not look
     short_words: list[int] = field(default_factory=lambda: [3, 40])  # least and most; Chinese counts characters / 1.5
     dense_words: list[int] = field(default_factory=lambda: [25, 250])
-    clip_score: float = 0.15  # lower cosine similarities are flagged, where embeddings are given
+    clip_score: float = 0.15  # lower CLIP Scores are flagged, where there is a CLIP
 
 
 @dataclass
 class CaptionsRuntime(Runtime):
     """Where the model is, and how hard to try. The same model at another address gives the same captions."""
 
+    clip: str = ""  # weights of the CLIP that the table `embedding` is from, for CLIP Scores; "": none are made
     url: str = ""  # OpenAI-compatible base, such as http://node7:8000/v1; nothing is sent without it
     key_variable: str = "STEPVIDEO_VLM_KEY"  # environment variable with the API key; it is kept nowhere else
     in_flight: int = 32  # requests at once
@@ -87,6 +88,7 @@ class CaptionsConfig(StageConfig):
     kinds: list[str] = field(default_factory=lambda: ["short", "dense"])  # asked of model and rules; also: title
     languages: list[str] = field(default_factory=lambda: list(LANGUAGES))
     model: ModelConfig = field(default_factory=ModelConfig)
+    clip_content: str = ""  # digest of the weights at `runtime.clip`, which the key follows
     checks: ChecksConfig = field(default_factory=ChecksConfig)
     health: HealthConfig = field(default_factory=HealthConfig)  # time and memory of a decoder
     runtime: CaptionsRuntime = field(default_factory=CaptionsRuntime)

@@ -61,7 +61,7 @@ def facts(clip: Clip, tags: Mapping[str, Any]) -> Facts:
 
 
 def read_tags(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """clip id → column → value, over every `tables/*.parquet` of the artifacts.
+    """clip id → column → value, over every `tables/*.parquet` of the artifacts; columns of vectors are left out.
 
     Raises:
         ArtifactError: a table cannot be read or has no `clip_id`.
@@ -72,8 +72,9 @@ def read_tags(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in (p for folder in folders for p in sorted(Path(folder).glob("tables/*.parquet"))):
         try:
-            rows = pq.read_table(path).to_pylist()
-            for row in rows:
+            schema = pq.read_schema(path)
+            names = [n for n in schema.names if not pa.types.is_list(schema.field(n).type)]
+            for row in pq.read_table(path, columns=names).to_pylist():
                 found.setdefault(row["clip_id"], {}).update(row)
         except (OSError, pa.ArrowInvalid, KeyError) as e:
             raise ArtifactError(f"{path} is no side table of a catalog: {e}") from e

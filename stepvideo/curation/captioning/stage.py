@@ -4,7 +4,8 @@
     clips.parquet       one row a row of the catalog: its captions, and what was spent on it
     failed.parquet      requests that gave no caption, each with its reason
     checks.parquet      why captions are flagged
-    statistics.json     lengths, variety, repetition, flags, tokens, cost
+    statistics.json     lengths, vocabulary, repetition, flags, tokens, cost
+    tables/alignment.parquet    CLIP Score of every clip; empty without a CLIP, and says why
 
 Sources are asked in the order of the config, each for what those before it do not give: the sidecar and the file's name
 are read in the catalog, the model is asked over HTTP (`captioning.ask`), and rules word what was measured. Answers are
@@ -20,15 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from stepvideo import storage
 from stepvideo.config import digest, dump, result_part
-from stepvideo.curation.captioning import checks, prompts, rules
+from stepvideo.curation.backends import Absent
+from stepvideo.curation.captioning import alignment, checks, prompts, rules
 from stepvideo.curation.captioning.ask import UNANSWERED, Answer, Journal, Order, ask
 from stepvideo.curation.captioning.config import CaptionsConfig
 from stepvideo.curation.captioning.facts import Facts, facts, read_tags
-from stepvideo.curation.captioning.statistics import statistics
+from stepvideo.curation.captioning.statistics import brief, statistics
 from stepvideo.curation.records import Row, write_table
 from stepvideo.data.captions import CAPTIONS, CLIPS, caption_schema
 from stepvideo.data.clips import CAPTION_KINDS, LANGUAGES, Clip, load_catalog
-from stepvideo.errors import StepVideoError
+from stepvideo.errors import Preempted, StepVideoError
 from stepvideo.stage import StageContext
 
 if TYPE_CHECKING:
@@ -43,12 +45,14 @@ def run(ctx: StageContext) -> dict[str, float]:
 
     Returns:
         clips, captioned (share of them), captions, flagged (share of captions), failed (requests), tokens_in,
-        tokens_out, cost.
+        tokens_out, cost; what `statistics.brief` makes of the captions.
 
     Raises:
         ConfigError: a model without an address.
         StepVideoError: the server is gone, or left more than `runtime.max_unanswered` of the requests unanswered.
     """
+    import pyarrow.parquet as pq
+
     if ctx.rank:
         return {}
     config: CaptionsConfig = ctx.config
@@ -58,6 +62,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     known = {c.clip_id: facts(c, tags.get(c.clip_id, {})) for c in clips}
     answers = _answers(ctx, [Order(c, known[c.clip_id], w) for c in clips if (w := _wanted(c, known, config))])
     rows = [row for clip in clips for row in _rows(clip, known[clip.clip_id], answers, config)]
+    backend, absent = _align(ctx, rows)
     flags = _flag(rows, known, config)
     seen = [_clip_row(clip, rows_of, answers, config) for clip, rows_of in _by_clip(clips, rows)]
     failed = [_failure(a) for a in _in_order(clips, answers) if a.reason]
@@ -67,7 +72,11 @@ def run(ctx: StageContext) -> dict[str, float]:
     write_table(flags, _texts("clip_id", "kind", "language", "text", "flag", "reason"), ctx.out / "checks.parquet")
     spent = {name: sum(r[name] for r in seen) for name in ("requests", "tokens_in", "tokens_out", "cost")}
     reasons = dict(sorted(Counter(f["reason"] for f in failed).items()))
-    storage.write_json(ctx.out / "statistics.json", statistics(rows) | {"spent": spent, "failed": reasons})
+    made = statistics(rows) | {"spent": spent, "failed": reasons, "without_clip_score": absent}
+    storage.write_json(ctx.out / "statistics.json", made)
+    (ctx.out / "tables").mkdir()
+    aligned = alignment.table([c.clip_id for c in clips], rows, backend, absent)
+    pq.write_table(aligned, ctx.out / "tables" / f"{alignment.TABLE}.parquet", compression="zstd")
     return {
         "clips": float(len(seen)),
         "captioned": sum(r["captions"] > 0 for r in seen) / max(len(seen), 1),
@@ -75,7 +84,30 @@ def run(ctx: StageContext) -> dict[str, float]:
         "flagged": sum(bool(r["flags"]) for r in rows) / max(len(rows), 1),
         "failed": float(len(failed)),
         **{name: float(spent[name]) for name in ("tokens_in", "tokens_out", "cost")},
+        **brief(made),
     }
+
+
+def _align(ctx: StageContext, rows: Sequence[Row]) -> tuple[str, str]:
+    """Write CLIP Scores into the rows; the CLIP's name, and why there are none if there are none."""
+    config: CaptionsConfig = ctx.config
+
+    def done(texts: int, total: int) -> None:
+        ctx.sink.progress(texts, total, "texts")
+        if ctx.should_stop():
+            raise Preempted
+
+    found: Sequence[float | None] = [None] * len(rows)
+    backend = absent = ""
+    try:
+        seen = alignment.read_embeddings(folder for role, folder in ctx.inputs.items() if role != "curate")
+        backend = seen.backend
+        found = alignment.scores(rows, seen, alignment.text_towers(backend, config.runtime.clip), done)
+    except Absent as e:
+        absent = str(e)
+    for row, score in zip(rows, found):
+        row["clip_score"] = score
+    return backend, absent
 
 
 def _answers(ctx: StageContext, orders: Sequence[Order]) -> Answers:
@@ -174,7 +206,7 @@ def _by_rule(clip: Clip, known: Facts, config: CaptionsConfig) -> dict[Slot, lis
 def _row(clip: Clip, kind: str, lang: str, text: str, source: str, model: str = "", version: str = "") -> Row:
     said = {"clip_id": clip.clip_id, "kind": kind, "language": lang, "text": text}
     made = {"source": source, "model": model, "prompt_version": version}
-    return said | made | {"tokens_in": 0, "tokens_out": 0, "cost": 0.0, "flags": []}
+    return said | made | {"tokens_in": 0, "tokens_out": 0, "cost": 0.0, "flags": [], "clip_score": None}
 
 
 def _part(total: int, i: int, n: int) -> int:

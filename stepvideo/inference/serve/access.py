@@ -22,7 +22,8 @@ from stepvideo.inference.remote.client import TOKEN_VARIABLE
 MIN_TOKEN = 16  # characters
 SILENCE_S = 60.0  # after which a body that is still to come is given up
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-OPEN_PATHS = ("/", "/page.js", "/page.css", "/v1/health")  # hold nothing of anybody's
+API = Path(__file__).with_name("page") / "api.js"  # what pages need to ask, with a token if there is one
+OPEN_PATHS = ("/", "/api.js", "/page.js", "/page.css", "/v1/health")  # hold nothing of anybody's
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -17,7 +17,7 @@ from stepvideo.inference.serve.schema import VideoRequest
 from stepvideo.inference.serve.videos import Videos, view
 
 PAGE = Path(__file__).with_name("page")
-PAGE_FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
+PAGE_FILES = {"/": "index.html", "/api.js": "api.js", "/page.js": "page.js", "/page.css": "page.css"}
 LOOK_S = 0.1  # between looks at a job; quick steps share an event, and a listener that goes leaves nothing behind
 REPEAT_S = 5.0  # an event at least so often: the time left changes, and proxies close silent connections
 

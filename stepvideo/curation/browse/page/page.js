@@ -1,9 +1,7 @@
 "use strict";
-// The page of `stepvideo browse`. Filters become conditions in the server's language; the server counts and sorts.
-// A token, where there is one, stays in this tab and travels in a header only, so films are then fetched as blobs.
+// The page of `stepvideo browse`, after api.js. Filters become conditions in the server's language; the server counts and
+// sorts. A token travels in a header only, so with one films are fetched as blobs.
 
-const $ = id => document.getElementById(id);
-const TOKEN = "stepvideo-browse-token";
 const PAGE = 24; // clips at a time
 
 let offset = 0;
@@ -11,53 +9,15 @@ let asked = 0; // number of the newest question: late answers of older ones are 
 let timer = 0;
 let urls = []; // blobs of the shown clips
 
-function element(tag, properties = {}, ...children) {
-  const e = Object.assign(document.createElement(tag), properties);
-  e.append(...children);
-  return e;
-}
-
-function tell(id, message) {
-  $(id).hidden = !message;
-  $(id).textContent = message || "";
-}
-
-async function api(path, body) {
-  const token = sessionStorage.getItem(TOKEN);
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const options = body === undefined ? { headers }
-    : { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  let answer;
-  try { answer = await fetch(path, options); } catch { throw new Error("The server does not answer. Is it still running?"); }
-  if (answer.ok) return answer;
-  if (answer.status === 401) askToken(token ? "This is not the server's token." : "");
-  throw new Error((await answer.json().catch(() => ({}))).error || `${answer.status} ${answer.statusText}`);
-}
-
-// ---------------------------------------------------------------------------------------------------------- start, token
-
-function askToken(message) {
-  $("app").hidden = true;
-  $("login").hidden = false;
-  tell("login-error", message);
-  $("token").focus();
-}
-
-$("login").addEventListener("submit", event => {
-  event.preventDefault();
-  sessionStorage.setItem(TOKEN, $("token").value.trim());
-  $("token").value = "";
-  start();
-});
+// -------------------------------------------------------------------------------------------------------------- start
 
 async function start() {
   let about;
-  try { about = await (await api("v1/catalog")).json(); } catch (e) {
+  try { about = await json("v1/catalog"); } catch (e) {
     if ($("login").hidden) { $("app").hidden = false; tell("error", e.message); }
     return;
   }
-  $("login").hidden = true;
-  $("app").hidden = false;
+  enter();
   const options = values => values.map(v => element("option", { value: v, textContent: v }));
   for (const name of ["kind", "subset"]) $(name).replaceChildren(element("option", { value: "", textContent: "all" }), ...options(about[name]));
   $("sort").replaceChildren(...options([...about.texts, ...about.numbers.map(c => c.name)]));
@@ -137,7 +97,7 @@ async function look() {
     filters: parts.map(p => p[0]), sort: $("sort").value || "clip_id", descending: $("descending").checked, offset, limit: PAGE,
   };
   let answer;
-  try { answer = await (await api("v1/clips", question)).json(); } catch (e) {
+  try { answer = await json("v1/clips", sent(question)); } catch (e) {
     if (mine === asked) tell("error", e.message);
     return;
   }
@@ -170,7 +130,7 @@ for (const button of document.querySelectorAll(".export")) {
   button.addEventListener("click", async () => {
     try {
       const { form } = button.dataset;
-      const answer = await api(`v1/ids?form=${form}`, { filters: conditions().map(p => p[0]) });
+      const answer = await api(`v1/ids?form=${form}`, sent({ filters: conditions().map(p => p[0]) }));
       const href = URL.createObjectURL(await answer.blob());
       element("a", { href, download: `clips.${form}` }).click();
       setTimeout(() => URL.revokeObjectURL(href), 10000);

@@ -1,9 +1,7 @@
 "use strict";
-// The page of `stepvideo serve`. The token, where there is one, stays in this tab and travels in a header only, so
-// files are fetched here and shown as blobs.
+// The page of `stepvideo serve`, after api.js. A token travels in a header only, so files are fetched here and shown as
+// blobs.
 
-const $ = id => document.getElementById(id);
-const TOKEN = "stepvideo-token";
 const PAGE = 20; // rows of history at a time
 const OVER = ["done", "failed", "cancelled"];
 const NAMES = { frames: "num_frames", steps: "num_inference_steps", cfg: "guidance_scale", cfg_schedule: "guidance_schedule" };
@@ -17,58 +15,12 @@ let urls = []; // blobs of the stage
 let oldest = ""; // where the history goes on
 let eta = null; // {end, text}: the clock between two events
 
-class Refused extends Error {
-  constructor(status, message) { super(message); this.status = status; }
-}
-
-async function api(path, options = {}) {
-  const token = sessionStorage.getItem(TOKEN);
-  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-  let answer;
-  try { answer = await fetch(path, { ...options, headers }); } catch (e) {
-    if (e.name === "AbortError") throw e;
-    throw new Refused(0, "The server does not answer. Is it still running?");
-  }
-  if (answer.ok) return answer;
-  const body = await answer.json().catch(() => ({}));
-  if (answer.status === 401) askToken(token ? "This is not the server's token." : "");
-  throw new Refused(answer.status, body.error || `${answer.status} ${answer.statusText}`);
-}
-
-const json = async (path, options) => (await api(path, options)).json();
-
-function element(tag, properties = {}, ...children) {
-  const e = Object.assign(document.createElement(tag), properties);
-  e.append(...children);
-  return e;
-}
-
-function tell(id, message) {
-  $(id).hidden = !message;
-  $(id).textContent = message || "";
-}
-
 // ---------------------------------------------------------------------------------------------------------- start, token
-
-function askToken(message) {
-  $("app").hidden = true;
-  $("login").hidden = false;
-  tell("login-error", message);
-  $("token").focus();
-}
-
-$("login").addEventListener("submit", event => {
-  event.preventDefault();
-  sessionStorage.setItem(TOKEN, $("token").value.trim());
-  $("token").value = "";
-  start();
-});
 
 async function start() {
   try {
     const { model, limits } = await json("v1/model");
-    $("login").hidden = true;
-    $("app").hidden = false;
+    enter();
     describe(model, limits);
     await listHistory(true);
   } catch (e) {
@@ -122,11 +74,8 @@ $("form").addEventListener("submit", async event => {
   tell("form-error", "");
   $("generate").disabled = true;
   try {
-    const job = await json("v1/videos", {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") },
-      body: JSON.stringify(await request()),
-    });
+    const once = { "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") };
+    const job = await json("v1/videos", sent(await request(), once));
     show(job);
     listHistory(true);
     $("stage").scrollIntoView({ block: "nearest" });

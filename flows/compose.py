@@ -24,7 +24,7 @@ from stepvideo.stage import kind, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 _LOCK = threading.Lock()
-_PATHS = ("store", "work", "data", "raw")
+_PATHS = ("store", "work", "data", "raw", "labels")
 
 
 def compose(overrides: list[str] | None = None, conf: Path | None = None) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class CascadeConfig:
     work: str = "${root:runs}"  # tracking databases
     data: str = "${root:data}"  # raw clips, versioned by data.dvc
     raw: str = ""  # one more folder of raw videos
+    labels: str = ""  # what people said of clips, by `stepvideo label import`: SFT sets take approved ones
     graph: str = "flows.table"  # module with `STAGES` and `rows(cfg)`
     t2i_sets: int = 1  # data sets that T2I trains on, one after the other: images, then the better images_2
     shards: bool = False  # the curation also packs its clips into WebDataset tars

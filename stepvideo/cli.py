@@ -14,6 +14,7 @@ from pathlib import Path
 from stepvideo import __version__
 from stepvideo.curation import funnel_command as funnel
 from stepvideo.curation.browse import command as browse
+from stepvideo.curation.labelling import command as label
 from stepvideo.data import balance_command as balance
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         ("profile", profile),
         ("funnel", funnel),
         ("browse", browse),
+        ("label", label),
     ):
         module.add_arguments(command(name, module.call, module.HELP))
     recipe.add_arguments(command("recipe", _recipe, recipe.HELP))

@@ -41,6 +41,9 @@ KINDS: dict[str, Kind] = {
     "captions": Kind(
         "stepvideo.curation.captioning.stage:run", "stepvideo.curation.captioning.config:CaptionsConfig", "word clips"
     ),
+    "labels": Kind(
+        "stepvideo.curation.labelling.stage:run", "stepvideo.curation.labelling.config:LabelsConfig", "people's labels"
+    ),
     "shards": Kind("stepvideo.data.tar_stage:run", "stepvideo.data.tar_shards_config:TarShardsConfig", "tars of clips"),
     "subsets": Kind("stepvideo.curation.subsets:run", "stepvideo.curation.config:SubsetsConfig", "six nested subsets"),
     "sheet": Kind("stepvideo.curation.sheet:run", "stepvideo.curation.sheet_config:SheetConfig", "a page of clips"),
@@ -135,6 +138,11 @@ class StageContext:
     """What a running stage sees. `out` is empty and becomes the artifact; `work` survives a killed attempt.
 
     Rank 0 makes `out`: the others write there only after a first barrier with it.
+
+    Attributes:
+        shared: kept results that serve other keys, too; whoever writes there names them by all that they depend on.
+        share: (i, n): as element i of a job array, do every n-th part, make no artifact, and raise `Shared`.
+        expected: path in `out` → sha256 that the file must turn out to have, or the stage fails.
     """
 
     config: Any
@@ -145,6 +153,9 @@ class StageContext:
     rank: int = 0
     world_size: int = 1
     stop: threading.Event = field(default_factory=threading.Event)
+    shared: Path | None = None
+    share: tuple[int, int] | None = None
+    expected: dict[str, str] = field(default_factory=dict)
 
     def should_stop(self) -> bool:
         """True once a preemption signal came: save to `work` at the next boundary and raise `Preempted`."""

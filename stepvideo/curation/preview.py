@@ -18,14 +18,14 @@ def poster(directory: Path, clip: Clip, side: int) -> bytes:
     return encode_image(_small(read_clip(directory, clip, clip.frames // 2, 1), side)[0], ".jpg")
 
 
-def moving(directory: Path, clip: Clip, side: int, seconds: float, path: Path) -> bytes:
+def moving(directory: Path, clip: Clip, side: int, seconds: float, path: Path, crf: int = 28) -> bytes:
     """Write the clip's first `seconds` to `path` as h264 mp4 without sound; its first frame as JPEG.
 
     Raises as `read_clip` and `write_video`.
     """
     fps = clip.fps or 25.0
     video = _small(read_clip(directory, clip, 0, min(clip.frames, max(1, round(seconds * fps)))), side)
-    write_video(path, video, fps, crf=28)
+    write_video(path, video, fps, crf)
     return encode_image(video[0], ".jpg")
 
 

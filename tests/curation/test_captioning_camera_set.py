@@ -97,5 +97,5 @@ def test_no_label_at_all_is_an_error(inputs: tuple[Path, Path], tmp_path: Path) 
         camera_motion_set(inputs[0], tmp_path)
 
 
-def _swap(inputs: tuple[Path, Path], out: Path) -> tuple[Path, Path, Path]:
-    return inputs[0], out, inputs[1]
+def _swap(inputs: tuple[Path, Path], out: Path) -> tuple[Path, Path, list[Path]]:
+    return inputs[0], out, [inputs[1]]

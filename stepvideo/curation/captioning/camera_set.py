@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from stepvideo import storage
@@ -19,7 +20,7 @@ SET = "camera_motion.jsonl"
 def camera_motion_set(
     curate: Path,
     out: Path,
-    tags: Path | None = None,
+    tables: Iterable[Path] = (),
     labels: Path | None = None,
     per_label: int = 0,
     frames: int = 8,
@@ -33,7 +34,7 @@ def camera_motion_set(
 
     Args:
         curate: catalog; its clips are taken, its stills are not.
-        tags: artifact of the stage `tags`, with the column `camera`.
+        tables: artifacts with side tables; the column `camera` is taken.
         labels: JSONL by people, {"clip_id": …, "label": …} a line; they win over tags. A label "" or null takes a clip
             out of the set.
         per_label: the most clips of one label, drawn by their ids; people's labels first. 0: all.
@@ -45,7 +46,7 @@ def camera_motion_set(
         StepVideoError: a label that is no movement, a clip that the catalog does not have, or no labelled clip at all.
     """
     clips = {c.clip_id: c for c in load_catalog(curate) if c.kind == "clip"}
-    measured = read_tags([tags] if tags else [])
+    measured = read_tags(tables)
     found = {i: (m, "tag") for i, c in clips.items() if (m := facts(c, measured.get(i, {})).camera)}
     for clip_id, said in _by_people(labels, clips).items() if labels else ():
         found.pop(clip_id, None)

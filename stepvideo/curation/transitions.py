@@ -18,6 +18,8 @@ WINDOWS = (8, 12, 16, 24, 32, 48)  # frames; lengths that are tried
 SHORTEST = 4  # frames; what is shorter is for the hard cuts
 BRIEF = 12  # frames; a fade out, so much of a uniform picture and a fade in are one transition
 HASTE = 2.2  # the fastest frame of a transition / its mean; a thing that jumps in and stays is faster
+SPREAD = 0.4  # share of the picture that changes; less may be a thing that moves over a plain ground
+MIXED = 0.3  # distance of the middle from a mixture of the ends / theirs; about 0.5 for a thing that moves
 
 
 @dataclass(frozen=True, order=True)
@@ -87,13 +89,24 @@ def _dissolves(strip: Strip, config: SegmentConfig) -> list[Transition]:
         windows += [
             (float(way[i] / (path[i] + 2 * rest[i])), s, s + length)
             for i in np.flatnonzero(good)
-            if strip.likeness(s := int(start[i]), s + length) <= config.alike
+            if strip.likeness(s := int(start[i]), s + length) <= config.alike and not _moves(strip, s, s + length)
         ]
     best: list[Transition] = []
     for _, start, end in sorted(windows, reverse=True):
         if not any(t.touches(start, end) for t in best):
             best.append(Transition(start, end, "dissolve"))
     return [t for t in (_tight(strip, t) for t in best) if t.end - t.start >= SHORTEST]
+
+
+def _moves(strip: Strip, start: int, end: int) -> bool:
+    """Whether things move before a ground that rests: few pixels change, and each swaps one colour for another."""
+    first, middle, last = (strip.pictures[i].astype(np.float32) for i in (start, (start + end) // 2, end))
+    change = last - first
+    pixels = np.abs(change).reshape(-1, 3).mean(axis=1)
+    spread = pixels.mean() ** 2 / np.square(pixels).mean()  # participation ratio
+    weight = np.vdot(middle - first, change) / np.vdot(change, change)
+    unmixed = np.abs(middle - first - weight * change).mean() / pixels.mean()
+    return bool(spread < SPREAD and unmixed > MIXED)
 
 
 def _tight(strip: Strip, found: Transition) -> Transition:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -45,31 +44,41 @@ class Ends:
 
 
 def _ends_of(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """First and last frame of a file written here, and how many it has; decodes one frame and the last GOP."""
+    """First and last frame of a file written here, and how many it has; decodes one frame and half of the last GOP."""
     import av
 
     try:
-        with av.open(str(path)) as container:
+        # Opening a file decodes its first frame, to learn what x264's headers say anyway. PyAV's stub has a wrong type.
+        with av.open(str(path), stream_options=[{"skip_frame": "all"}]) as container:  # type: ignore
             stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            packets = [p for p in container.demux(stream) if p.size]
-            last_key = max(p.pts for p in packets if p.is_keyframe and p.pts is not None)
-            container.seek(0, stream=stream)
-            first = next(container.decode(stream))
-            container.seek(last_key, stream=stream)
-            last = deque(container.decode(stream), maxlen=1).pop()
-            return (*(_small(f.to_ndarray(format="bgr24")) for f in (first, last)), len(packets))
-    except (av.FFmpegError, OSError, IndexError, StopIteration, ValueError) as e:
+            decoder = stream.codec_context
+            decoder.thread_count = 1
+            keyframe, gop, count = None, [], 0
+            for packet in container.demux(stream):
+                if not packet.size:
+                    continue
+                count += 1
+                if packet.is_keyframe:
+                    keyframe, gop = keyframe or packet, []
+                gop.append(packet)
+            decoder.skip_frame = "DEFAULT"
+            first = [f for p in (keyframe, None) for f in decoder.decode(p)][0]
+            decoder.flush_buffers()
+            decoder.skip_frame = "NONREF"  # x264 ends with a frame that others may refer to
+            last = [f for p in (*gop, None) for f in decoder.decode(p)][-1]
+            return (*(_small(f.to_ndarray(format="bgr24")) for f in (first, last)), count)
+    except (av.FFmpegError, OSError, IndexError, ValueError) as e:
         raise WrongCut(f"the file cannot be read back: {e}".replace(str(path), path.name)) from e
 
 
 def _small(frame: np.ndarray) -> np.ndarray:
     import cv2
 
-    height, width = frame.shape[:2]
-    if width > WIDTH:
-        frame = cv2.resize(frame, (WIDTH, max(1, round(height * WIDTH / width))), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    height, width = grey.shape
+    if width <= WIDTH:
+        return grey
+    return cv2.resize(grey, (WIDTH, max(1, round(height * WIDTH / width))), interpolation=cv2.INTER_AREA)
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:

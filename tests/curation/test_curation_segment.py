@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,9 @@ from known_videos import montage, shot
 
 from stepvideo.curation.config import SegmentConfig
 from stepvideo.curation.segment import CutDetector, shots, trimmed
+from stepvideo.world.config import RenderConfig
+from stepvideo.world.render import draw
+from stepvideo.world.stage import scene_of
 
 
 def detect(video: np.ndarray, config: SegmentConfig | None = None) -> CutDetector:
@@ -107,6 +112,27 @@ def test_a_camera_that_pans_and_a_light_that_changes_are_no_transitions() -> Non
     a, _ = still_pair(90)
     light = np.interp(np.arange(90), [30, 50], [1, 0.4])[:, None, None, None]
     assert detect((a * light).astype(np.uint8)).transitions == []
+
+
+PLAIN = RenderConfig(size=64, frames=45, backgrounds=["plain", "gradient"])
+
+
+@pytest.mark.parametrize("index", [50, 57, 83, 98, 192, 281, 284, 305, 350, 382])
+def test_flat_shapes_that_move_over_a_plain_ground_are_no_dissolve(index: int) -> None:
+    """The first ten of a thousand that a straight path through picture space alone takes for one."""
+    config = replace(PLAIN, frames=25)
+    assert detect(draw(scene_of(config, index)[0], config)).transitions == []
+
+
+def test_flat_shapes_that_dissolve_into_others_are_one() -> None:
+    """The mirror of the test above: little of the picture changes, but it mixes."""
+    w = (np.arange(1, 11) / 11)[:, None, None, None]
+    found = 0
+    for i in range(0, 20, 2):
+        a, b = (draw(scene_of(PLAIN, k)[0], PLAIN) for k in (i, i + 1))
+        mixed = np.concatenate([a[:35], a[35:] * (1 - w) + b[:10] * w, b[10:]]).astype(np.uint8)
+        found += any(t.touches(35, 45) for t in detect(mixed).transitions)
+    assert found >= 8
 
 
 def test_frames_without_change_and_very_short_videos() -> None:

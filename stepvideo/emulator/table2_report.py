@@ -124,8 +124,8 @@ def text(result: dict[str, Any]) -> str:
         f"fitted: {constants}; reserve of memory {low_high[0]:g} to {low_high[1]:g} GB",
         f"outside their physical range: {', '.join(outside) or 'none'}",
         f"structures tried before this one: {tried}",
-        f"adopted, {a['row']}: the report estimated {a['report_estimate']:.2f} % and reached {a['report_actual']:.0f} % "
-        f"in training; here estimated {a['ours']:.2f} %, scaled by that one point {a['ours_scaled_to_actual']:.1f} %",
+        f"adopted, {a['row']}: the report says {a['report_estimate']:.2f} % estimated, {a['report_actual']:.0f} % "
+        f"actual; here estimated {a['ours']:.2f} %, scaled by that one point {a['ours_scaled_to_actual']:.1f} %",
         *(f"known miss: {miss}" for miss in result["known_misses"]),
     ]
     return "\n".join(lines)

@@ -31,7 +31,7 @@ def test_checkpointing_misses_only_the_row_that_is_no_number_of_layers(result):
 
 def test_both_the_estimate_and_what_was_reached_are_said(result):
     text = table2_report.text(result)
-    assert "estimated 35.59 % and reached 32 %" in text and "113 (prototype" in text
+    assert "the report says 35.59 % estimated, 32 % actual" in text and "113 (prototype" in text
     assert "known miss: row 9" in text and "MISSED" not in text
 
 

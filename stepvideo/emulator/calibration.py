@@ -21,16 +21,18 @@ class Calibration:
     """Defaults are priors. `provenance` names those constants that are not: "fitted" or "measured", and on what."""
 
     gemm_efficiency: float = _constant(0.75, 0.3, 0.95, "share of the peak that an endless matrix product reaches")
-    gemm_wave: float = _constant(0.5, 0.0, 1.5, "waves of tiles that a product loses at its end")
-    gemm_depth: float = _constant(64.0, 0.0, 512.0, "length of the inner dimension that starting a tile costs")
+    gemm_unaligned: float = _constant(
+        0.4, 0.1, 1.0, "share of its efficiency left to a product whose rows are of odd length"
+    )
     attention_efficiency: float = _constant(0.55, 0.15, 0.85, "share of the peak of a long fused attention")
     attention_half: float = _constant(512.0, 0.0, 4096.0, "tokens at which fused attention is half as efficient")
     memory_efficiency: float = _constant(0.75, 0.3, 0.95, "share of the memory's bandwidth that operators reach")
-    launch_s: float = _constant(6e-6, 1e-6, 4e-5, "seconds the host takes to start one kernel")
+    kernel_s: float = _constant(4e-6, 0.0, 3e-5, "seconds of the GPU that a kernel takes beside its work")
+    launch_s: float = _constant(6e-6, 1e-6, 5e-5, "seconds the host takes to start one kernel")
     intra_efficiency: float = _constant(0.75, 0.2, 0.95, "share of the links inside a node that collectives reach")
     inter_efficiency: float = _constant(0.64, 0.1, 0.95, "share of the links between nodes that collectives reach")
-    intra_latency_s: float = _constant(1.5e-5, 1e-6, 1e-4, "seconds before a collective in a node moves data")
-    inter_latency_s: float = _constant(3e-5, 2e-6, 2e-4, "the same between nodes, for each doubling of them")
+    intra_latency_s: float = _constant(5e-6, 5e-7, 3e-5, "seconds a collective takes for each hop inside a node")
+    inter_latency_s: float = _constant(2e-5, 2e-6, 1e-4, "seconds a collective takes for each hop between nodes")
     tensor_overlap: float = _constant(0.0, 0.0, 0.95, "share of tensor ranks' exchanges behind computation")
     context_overlap: float = _constant(0.0, 0.0, 0.95, "share of Ulysses exchanges behind computation")
     pipeline_overlap: float = _constant(0.0, 0.0, 0.95, "share of stages' exchanges behind computation")

@@ -40,8 +40,9 @@ class Group:
         return np.where(self.nodes > 1, np.minimum(inside, outside * self.local), inside)
 
     def latency(self) -> Array:
+        """A ring inside the node, a tree between nodes."""
         c = self.calibration
-        return np.where(self.ranks > 1, c.intra_latency_s, 0) + c.inter_latency_s * np.log2(np.maximum(self.nodes, 1))
+        return c.intra_latency_s * (self.local - 1) + c.inter_latency_s * np.log2(np.maximum(self.nodes, 1))
 
     def gather(self, size: Array) -> Array:
         """All-gather, or reduce-scatter, of `size` bytes when whole."""

@@ -15,8 +15,7 @@ from stepvideo.emulator.hardware import GPU
 from stepvideo.emulator.plan import Plan
 from stepvideo.emulator.workload import Attention, Gemm, Layer, Pointwise, Workload
 
-TILE = 128 * 256  # outputs of a product that one multiprocessor computes at once
-UNFUSED = 6.5  # elements moved of each attention score forward: written, softmax 2, dropout 2 and its mask, read
+UNFUSED = 4.0  # elements moved of each attention score forward: written, read and written by softmax, read
 BACKWARD = 2.0  # as many operations and bytes as forward
 
 Array = Any  # a number or an array that broadcasts
@@ -31,12 +30,15 @@ class Machine:
     precision: str = "bf16"
     element: int = 2
 
-    def product(self, m: Array, k: Array, n: Array, batch: Array = 1) -> Array:
-        """Seconds of `batch` products of one shape: whole and half-filled waves of tiles, or the traffic of memory."""
+    def product(self, m: Array, k: Array, n: Array, width: Array = 0) -> Array:
+        """Seconds of a product beside `kernel_s`: of its operations, or of its traffic with memory.
+
+        width: the length of rows in memory: tensor cores load two elements or more at once, and not an odd number.
+        """
         c = self.calibration
-        lost = c.gemm_wave * self.gpu.multiprocessors * TILE
-        work = 2 * (batch * m * n + lost) * (k + c.gemm_depth) / (self.gpu.peak(self.precision) * c.gemm_efficiency)
-        return np.maximum(work, self.moved(batch * (m * k + k * n + m * n) * self.element))
+        work = 2 * m * k * n / (self.gpu.peak(self.precision) * c.gemm_efficiency)
+        work = np.where(np.asarray(width) % 2, work / c.gemm_unaligned, work)
+        return np.maximum(work, self.moved((m * k + k * n + m * n) * self.element))
 
     def moved(self, size: Array) -> Array:
         """Seconds to read or write so many bytes."""
@@ -60,31 +62,36 @@ def layer_seconds(work: Workload, layer: Layer, samples: Array, plan: Plan, mach
     memory = sum(_pointwise(p, samples, plan, machine) for p in layer.pointwise)
     kernels = len(gemm) + sum(1 if a.fused else 5 for a in layer.attentions)
     kernels += sum(p.kernels for p in layer.pointwise) + 2 * layer.exchanges
-    launch = kernels * machine.calibration.launch_s
-    forward = Passes(sum(f for f, _ in gemm), sum(f for f, _ in attention), memory, launch)
-    backward = Passes(sum(b for _, b in gemm), sum(b for _, b in attention), BACKWARD * memory, BACKWARD * launch)
+    launch, start = kernels * machine.calibration.launch_s, kernels * machine.calibration.kernel_s
+    weights = sum(g.inputs * g.outputs for g in layer.gemms) / plan.tensor
+    accumulate = machine.moved(2 * weights * work.gradient)
+    forward = Passes(sum(f for f, _ in gemm), sum(f for f, _ in attention), memory + start, launch)
+    backward = Passes(
+        sum(b for _, b in gemm),
+        sum(b for _, b in attention),
+        BACKWARD * (memory + start) + accumulate,
+        BACKWARD * launch,
+    )
     return forward, backward
 
 
 def _gemm(g: Gemm, samples: Array, plan: Plan, machine: Machine) -> tuple[Array, Array]:
     m = samples * g.tokens / (1 if g.text else plan.context)
     k = g.inputs / (plan.tensor if g.split == "inputs" else 1)
-    n = g.outputs / (plan.tensor if g.split == "outputs" else 1)
-    return machine.product(m, k, n), machine.product(m, n, k) + machine.product(k, m, n)
+    n = np.floor(g.outputs / (plan.tensor if g.split == "outputs" else 1))
+    return machine.product(m, k, n, width=n), machine.product(m, n, k, width=n) + machine.product(k, m, n, width=n)
 
 
 def _attention(a: Attention, samples: Array, plan: Plan, machine: Machine) -> tuple[Array, Array]:
     c = machine.calibration
     heads = a.heads / plan.tensor  # × tokens / context, whichever of the two context ranks divide
     pairs = samples * heads * a.queries * a.keys * a.seen / plan.context
+    flops = 4 * pairs * a.head_dim / machine.gpu.peak(machine.precision)
     if a.fused:
         keys = np.asarray(a.keys, dtype=float)
-        efficiency = c.attention_efficiency * keys / (keys + c.attention_half)
-        forward = 4 * pairs * a.head_dim / (machine.gpu.peak(machine.precision) * efficiency)
-        return forward, BACKWARD * forward
-    batch, q, hd = samples * heads, a.queries / plan.context, a.head_dim
-    scores = machine.moved(UNFUSED * pairs * machine.element)
-    forward = machine.product(q, hd, a.keys, batch) + machine.product(q, a.keys, hd, batch) + scores
+        forward = flops / (c.attention_efficiency * keys / (keys + c.attention_half))
+    else:
+        forward = flops / c.gemm_efficiency + machine.moved(UNFUSED * pairs * machine.element)
     return forward, BACKWARD * forward
 
 

@@ -135,7 +135,11 @@ def _ends(cfg: DiTConfig, s: int, text: int, clip: int) -> Layer:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder-only language model. `gated`: the feed-forward has a gate (SwiGLU); `fused`: FlashAttention."""
+    """A decoder-only language model. `gated`: the feed-forward has a gate (SwiGLU).
+
+    fused: FlashAttention, and one kernel for the loss; otherwise scores are written to memory, and the loss is computed
+    from fp32 copies of all logits on every tensor rank.
+    """
 
     layers: int
     hidden: int
@@ -178,7 +182,7 @@ def decoder_workload(m: Decoder, gradient: int = 4) -> Workload:
     )
     ends = Layer(
         gemms=(Gemm("vocabulary", s, d, m.vocabulary),),
-        pointwise=(Pointwise("softmax of the vocabulary", 4 * 4 * s * m.vocabulary, 6, wide=True),),
+        pointwise=(Pointwise("loss", 2 * e * s * m.vocabulary, 6, wide=m.fused),),
         exchanges=1,
         exchanged=s * d * e,
     )

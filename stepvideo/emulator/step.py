@@ -84,7 +84,7 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
     tensor = comm.tensor_exchange(bucket.layer, samples, plan, g)
     context = comm.context_exchange(work, bucket.layer, samples, plan, g, forward.attention)
     exchanged = tensor + context
-    stall = [_stall(p, exchanged) for p in (forward, backward)]
+    stall = [_stall(p) for p in (forward, backward)]
     one_f = layers * (_busy(forward) + exchanged + stall[0])
     one_b = layers * (_busy(backward) + exchanged + stall[1])
     again = plan.recompute * one_f
@@ -96,7 +96,7 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
         "gemm": layers * (forward.gemm + backward.gemm) + sum(p.gemm for p in ends),
         "attention": layers * (forward.attention + backward.attention),
         "memory": layers * (forward.memory + backward.memory) + sum(p.memory for p in ends),
-        "launch": layers * sum(stall) + sum(_stall(p, 0.0) for p in ends),
+        "launch": layers * sum(stall) + sum(_stall(p) for p in ends),
         "tensor": 2 * layers * tensor + 2 * comm.tensor_exchange(bucket.ends, samples, plan, g),
         "context": 2 * layers * context,
         "recompute": again,
@@ -109,6 +109,6 @@ def _busy(p: Passes) -> Array:
     return p.gemm + p.attention + p.memory
 
 
-def _stall(p: Passes, exchanged: Array) -> Array:
+def _stall(p: Passes) -> Array:
     """The GPU waits where the host starts kernels more slowly than they run."""
-    return np.maximum(p.launch - _busy(p) - exchanged, 0.0)
+    return np.maximum(p.launch - _busy(p), 0.0)

@@ -71,10 +71,9 @@ FITTED = {
 START = (0.55, 0.5, 0.6, 0.5)
 
 OFF = Calibration(
-    gemm_wave=0.0,
-    gemm_depth=0.0,
     attention_half=0.0,
     memory_efficiency=0.95,
+    kernel_s=0.0,
     launch_s=1e-6,
     intra_latency_s=5e-7,
     inter_latency_s=2e-6,

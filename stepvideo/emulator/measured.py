@@ -1,0 +1,219 @@
+"""Measured step times from CSV files of two forms, as workloads and plans; torch-free.
+
+Megatron-DeepSpeed runs of GPT shapes on A100 (VIA-Research/vTrain), and dense Llama-3 widths on B200 (MooreThreads/
+SimuMax). What the files do not say is said here, from those projects' own settings.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepvideo.emulator.hardware import GPU, find
+from stepvideo.emulator.networks import Decoder, decoder_workload
+from stepvideo.emulator.plan import NUMBERS, Plan
+from stepvideo.emulator.workload import Workload
+from stepvideo.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Measured steps of one model: `plan` and `seconds` have a row each, `lines` are theirs in the file."""
+
+    model: str
+    work: Workload
+    plan: Plan
+    seconds: NDArray[np.float64]
+    lines: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def only(self, keep: Any) -> Runs:
+        """The rows that a mask or indices keep."""
+        plan = replace(self.plan, **{n: np.broadcast_to(getattr(self.plan, n), len(self))[keep] for n in NUMBERS})
+        return replace(self, plan=plan, seconds=self.seconds[keep], lines=self.lines[keep])
+
+    def recomputing(self, share: float) -> Runs:
+        return replace(self, plan=replace(self.plan, recompute=share))
+
+
+@dataclass(frozen=True)
+class File:
+    """All runs of a file, by model. `recompute`: None where the file's project does not say whether they recompute."""
+
+    name: str
+    gpu: GPU
+    runs: tuple[Runs, ...]
+    recompute: float | None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.runs))
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one kind of file is read: its columns, a row's model and plan, and what it ran on."""
+
+    columns: tuple[str, ...]
+    optional: tuple[str, ...]
+    words: tuple[str, ...]
+    model: Callable[[Mapping[str, Any]], tuple[str, Callable[[], Workload]]]
+    plan: Callable[[Mapping[str, Any]], dict[str, float]]
+    milliseconds: str
+    gpu: Callable[[], GPU]
+    recompute: float | None
+
+
+def _gpt(row: Mapping[str, Any]) -> tuple[str, Callable[[], Workload]]:
+    """Attention is not fused; the vocabulary of GPT-2 is not padded (vTrain `src/config.py`, `gpt_modeling.py`)."""
+    h, a, n, s = (row[x] for x in ("hidden_size", "attention_heads", "layers", "sequence_length"))
+    shape = Decoder(n, h, a, s, vocabulary=50257, fused=False)
+    return f"hidden {h}, heads {a}, layers {n}, sequence {s}", lambda: decoder_workload(shape, gradient=2)
+
+
+def _gpt_plan(row: Mapping[str, Any]) -> dict[str, float]:
+    ranks = {"tensor": row["tensor_parallel"], "data": row["data_parallel"], "pipeline": row["pipeline_parallel"]}
+    gpus, each = ranks["tensor"] * ranks["data"] * ranks["pipeline"], row["micro_batch"] * row["data_parallel"]
+    if gpus != row["gpus"]:
+        raise ValueError(f"gpus: {row['gpus']} is not tensor · data · pipeline = {gpus}")
+    if row["global_batch"] % each:
+        raise ValueError(f"global_batch: {row['global_batch']} is no multiple of micro_batch · data_parallel = {each}")
+    batches = {"micro_batch": row["micro_batch"], "micro_batches": row["global_batch"] // each}
+    return ranks | batches | {"zero": 0, "sequence_parallel": False}
+
+
+LLAMA = {  # hidden, heads, ffn (arXiv:2407.21783, Table 3); 8 heads of keys and values, vocabulary of 128256
+    "8b": (4096, 32, 14336),
+    "70b": (8192, 64, 28672),
+    "405b": (16384, 128, 53248),
+}
+
+
+def _llama(row: Mapping[str, Any]) -> tuple[str, Callable[[], Workload]]:
+    width, n, s = row["width_of"], row["layers"], row["sequence_length"]
+    if width not in LLAMA:
+        raise ValueError(f"width_of: {width!r} is not one of {', '.join(LLAMA)}")
+    h, a, ffn = LLAMA[width]
+    shape = Decoder(n, h, a, s, vocabulary=128256, kv_heads=8, ffn=ffn, gated=True)
+    return f"{width} width, layers {n}, sequence {s}", lambda: decoder_workload(shape)
+
+
+def _llama_plan(row: Mapping[str, Any]) -> dict[str, float]:
+    names = {"tensor": "tensor_parallel", "context": "context_parallel", "pipeline": "pipeline_parallel"}
+    names |= {"data": "data_parallel", "micro_batches": "micro_batches"}
+    return {field: row[column] for field, column in names.items()} | {"zero": 1, "sequence_parallel": True}
+
+
+FORMS = (
+    Form(
+        columns=("gpus", "global_batch", "micro_batch", "hidden_size", "attention_heads", "layers", "sequence_length")
+        + ("tensor_parallel", "data_parallel", "pipeline_parallel", "iteration_time_ms"),
+        optional=(),
+        words=(),
+        model=_gpt,
+        plan=_gpt_plan,
+        milliseconds="iteration_time_ms",
+        gpu=lambda: replace(find("A100"), inter_gbs=12.5),  # 800 Gb/s a node (vTrain `src/config.py`)
+        recompute=None,
+    ),
+    Form(
+        columns=("config", "width_of", "layers", "tensor_parallel", "context_parallel", "pipeline_parallel")
+        + ("data_parallel", "micro_batches", "sequence_length", "measured_ms"),
+        optional=("their_simulated_ms", "measured_gib", "their_simulated_gib"),
+        words=("config", "width_of"),
+        model=_llama,
+        plan=_llama_plan,
+        milliseconds="measured_ms",
+        gpu=lambda: find("B200"),
+        recompute=0.0,
+    ),
+)
+
+
+def read(path: Path) -> File:
+    """The measurements of a CSV file, grouped by model in the order of the file.
+
+    Raises:
+        ConfigError: no such file, no known header, or a value that is wrong: names line and column.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"measurements {path}: {e}") from e
+    lines = csv.reader(io.StringIO(text))
+    header = [name.strip() for name in next(lines, [])]
+    form = _form(path, header)
+    models: dict[str, tuple[Callable[[], Workload], list[tuple[dict[str, float], float, int]]]] = {}
+    for row, line in _rows(path, form, header, lines):
+        try:
+            name, work = form.model(row)
+            plan = form.plan(row)
+        except ValueError as e:
+            raise ConfigError(f"measurements {path}, line {line}, column {e}") from e
+        models.setdefault(name, (work, []))[1].append((plan, row[form.milliseconds] / 1e3, line))
+    if not models:
+        raise ConfigError(f"measurements {path}: no rows below the header")
+    runs = tuple(_runs(path, name, work, rows) for name, (work, rows) in models.items())
+    return File(path.name, form.gpu(), runs, form.recompute)
+
+
+def _runs(path: Path, name: str, work: Callable[[], Workload], rows: list) -> Runs:
+    line = rows[0][2]
+    try:
+        found = work()
+    except ConfigError as e:
+        raise ConfigError(f"measurements {path}, line {line}: {e}") from e
+    plan = Plan(**{field: np.array([p[field] for p, _, _ in rows]) for field in rows[0][0]})
+    return Runs(name, found, plan, np.array([s for _, s, _ in rows]), np.array([n for _, _, n in rows]))
+
+
+def _form(path: Path, header: list[str]) -> Form:
+    def lacking(form: Form) -> list[str]:
+        return [c for c in form.columns if c not in header]
+
+    form = min(FORMS, key=lambda f: len(lacking(f)))
+    if missing := lacking(form):
+        raise ConfigError(
+            f"measurements {path}, line 1: column {', '.join(missing)} missing; give the columns "
+            + " | or ".join(", ".join(f.columns) for f in FORMS)
+        )
+    unknown = [c for c in header if c not in form.columns + form.optional]
+    if unknown or len(set(header)) < len(header):
+        again = [c for c in header if header.count(c) > 1]
+        raise ConfigError(f"measurements {path}, line 1: column {(unknown + again)[0]!r} is not known, or there twice")
+    return form
+
+
+def _rows(path: Path, form: Form, header: list[str], lines: Any) -> Iterator[tuple[dict[str, Any], int]]:
+    for values in lines:
+        line = lines.line_num
+        if not any(v.strip() for v in values):
+            continue
+        if len(values) != len(header):
+            last = header[min(len(values), len(header)) - 1]
+            raise ConfigError(
+                f"measurements {path}, line {line}, column {last}: {len(values)} values for {len(header)} columns"
+            )
+        yield {c: _value(path, form, c, v.strip(), line) for c, v in zip(header, values)}, line
+
+
+def _value(path: Path, form: Form, column: str, text: str, line: int) -> Any:
+    if column in form.words or column in form.optional:
+        return text
+    wanted, cast = ("seconds", float) if column == form.milliseconds else ("count", int)
+    try:
+        value = cast(text)
+    except ValueError:
+        value = -1
+    if not 0 < value < float("inf"):
+        what = "a time in milliseconds" if wanted == "seconds" else "a whole number"
+        raise ConfigError(f"measurements {path}, line {line}, column {column}: {text!r} is not {what} above 0")
+    return value

@@ -8,16 +8,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from flows import head
 from flows.graph import Row
 
 ROOT = Path(__file__).parent.parent
 
 # Name of a config under `stages`: kind of stage.
 STAGES = {
-    "raw": "raw",
+    **head.STAGES,
     "world": "render",
-    "curate": "curate",
-    "subsets": "subsets",
     "text": "text",
     "vae1": "vae",
     "vae2": "vae",
@@ -51,6 +50,7 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
     vae = {"tune": "vae_tuned", "train": "vae2"}.get(weights["vae"], "vae")
     start = {} if weights["dit"] == "train" else {"init": "dit"}
     clips = {"curate": "curate", "subsets": "subsets"}
+    said = {**clips, **head.captions_of(cfg)}
     coded = {"latents": "latents", "subsets": "subsets"}
     if cfg["stages"]["latents"]["on_the_fly"]:
         coded |= {"curate": "curate", "vae": vae}
@@ -68,15 +68,13 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         """The first evaluation tries the oracle on known truth; the others take its verdict."""
         return {} if model == models[0] else {"gate": f"evaluate.{models[0]}"}
 
-    table = [Row("raw", "raw", set=raw_folder(f"{cfg['data']}/raw", absent=True))]
+    table = [Row("raw", "raw", set=head.raw_folder(f"{cfg['data']}/raw", absent=True)), Row("world", "render")]
+    sources = {"raw": "raw", "world": "world"}
     if cfg["raw"]:
-        table.append(Row("extra", "raw", config="raw", set=raw_folder(cfg["raw"])))
-    table += [
-        Row("world", "render"),
-        Row("curate", "curate", {"raw": "raw", "world": "world", **({"extra": "extra"} if cfg["raw"] else {})}),
-        Row("subsets", "subsets", {"curate": "curate"}),
-    ]
-    table += [Row("text", "text", clips) if weights["text"] == "train" else _ready("text", weights["text"])]
+        table.append(Row("extra", "raw", config="raw", set=head.raw_folder(cfg["raw"])))
+        sources["extra"] = "extra"
+    table += head.rows(cfg, sources)
+    table += [Row("text", "text", said) if weights["text"] == "train" else _ready("text", weights["text"])]
     if vae == "vae2":
         table += [
             Row("vae1", "vae", {**clips, "text": "text"}),
@@ -89,7 +87,7 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
     if start:
         table += [_ready("dit", weights["dit"])]
     table += [
-        Row("latents", "latents", {**clips, "vae": vae, "text": "text", **start}),
+        Row("latents", "latents", {**said, "vae": vae, "text": "text", **start}),
     ]
     before, previous = start, "t2i"
     for i in range(cfg["t2i_sets"]):
@@ -128,18 +126,6 @@ def _changed(only: Any, name: str, *keys: str) -> Any:
         # YAML reads the 1 of sft.1 as a number
         only = {str(k): v for k, v in only.items()}.get(key) if isinstance(only, Mapping) else None
     return only
-
-
-def raw_folder(folder: str, absent: bool = False) -> dict[str, Any]:
-    """Settings of a `raw` stage: its key is the content of the folder; where it lies is only how to reach it.
-
-    Args:
-        absent: the folder need not be there to plan; the stage itself asks for it.
-    """
-    from stepvideo.curation.raw import content_digest
-
-    content = "" if absent and not Path(folder).is_dir() else content_digest(Path(folder))
-    return {"content": content, "runtime": {"path": folder}}
 
 
 def _ready(part: str, which: str) -> Row:

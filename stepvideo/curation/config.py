@@ -28,6 +28,28 @@ class RawConfig(StageConfig):
     runtime: RawRuntime = field(default_factory=RawRuntime)
 
 
+EXECUTORS = ("pool", "ray")
+
+
+@dataclass
+class PartsRuntime(Runtime):
+    """Where the parts of a stage's work are done (`curation.parts`)."""
+
+    executor: str = "pool"  # processes of this machine; or ray: tasks on a Ray cluster
+    ray_address: str = ""  # host:port of a running cluster; empty: one of this machine, for as long as the job takes
+    array: int = 0  # jobs that the parts are shared out to; 0: one job. Needs a launcher with a queue
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise ValueError(f"runtime.executor is {self.executor!r}; give one of {', '.join(EXECUTORS)}")
+        if self.ray_address and self.executor != "ray":
+            raise ValueError(f"runtime.ray_address is {self.ray_address!r}; it needs runtime.executor=ray")
+        if self.array < 0:
+            raise ValueError(f"runtime.array is {self.array}; give a number of jobs, or 0 for one")
+        if self.array and self.nproc > 1:
+            raise ValueError(f"runtime.array is {self.array} and runtime.nproc {self.nproc}; set one of them")
+
+
 @dataclass
 class HealthConfig:
     """Which files are sound enough to cut. The others go to quarantine with a reason.
@@ -141,6 +163,7 @@ class CurateConfig(StageConfig):
     frames_per_clip: int = 1  # single frames taken from every clip for text-to-image training
     min_caption_overlap: float = 0.5  # share of a clip that a sidecar's shot must cover to lend it its captions
     title_from_filename: bool = True  # clips without a sidecar get the file's name as their title
+    runtime: PartsRuntime = field(default_factory=PartsRuntime)
 
     def __post_init__(self) -> None:
         if self.frames_per_clip < 0:
@@ -190,6 +213,19 @@ def _default_filters() -> list[Filter]:
 
 
 @dataclass
+class WrittenTextConfig:
+    """Which share of images_2 has written text in it, by the table `text` of the stage `tags`."""
+
+    share: float = 0.0  # 0: as it comes. Images of the other sort are left out until it holds
+    least: float = 0.5  # share of the images that must be left; fewer is an error, unless allow_empty
+
+    def __post_init__(self) -> None:
+        for name in ("share", "least"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"written_text.{name} is {getattr(self, name)}; give a share between 0 and 1")
+
+
+@dataclass
 class SubsetsConfig(StageConfig):
     """The `subsets` stage: six nested pre-training subsets, SFT sets, and images for text-to-image (§7.2, §8)."""
 
@@ -199,6 +235,10 @@ class SubsetsConfig(StageConfig):
     )  # also: vlm, rule (of the stage `captions`), filename (a title, nothing more), none (clips without captions)
     filters: list[Filter] = field(default_factory=_default_filters)  # in the order of the funnel
     image_filters: list[Filter] = field(default_factory=list)  # what images_2 keeps of images; one value each
+    written_text: WrittenTextConfig = field(default_factory=WrittenTextConfig)  # of images_2
+    duplicates: bool = False  # keep near-duplicates
+    duplicate_bits: float = 4.0  # of 64 by which frames of near-duplicates differ, without the table concepts
+    outliers: bool = False  # keep clips that are far from the centre of their concept
     images: bool = True  # stills with captions
     frames: bool = True  # single frames of the clips of s1
     allow_empty: bool = False  # subsets that the thresholds leave nothing for; else they are an error
@@ -216,6 +256,8 @@ class SubsetsConfig(StageConfig):
             raise ValueError(f"sft_sets, sft_share are {self.sft_sets}, {self.sft_share}; give ≥ 0 and a share")
         if self.min_frames < 1:
             raise ValueError(f"min_frames is {self.min_frames}; give 1 or more")
+        if not 0 <= self.duplicate_bits <= 32:
+            raise ValueError(f"duplicate_bits is {self.duplicate_bits}; give 0 to 32: unlike pictures differ by 32")
         for name, filters, sets in (("filters", self.filters, LEVELS), ("image_filters", self.image_filters, 1)):
             for f in filters:
                 if not f.tag:

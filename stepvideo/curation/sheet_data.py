@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stepvideo import storage
 from stepvideo.curation import side_tables
 from stepvideo.curation.records import read_rows
 from stepvideo.curation.verdicts import Verdicts
-from stepvideo.data.captions import load_captions
+from stepvideo.data.captions import captioned
 from stepvideo.data.clips import Clip, load_catalog
 
 NUMBERS = ("frames", "height", "width", "fps")  # of the catalog, beside its tags
@@ -49,6 +50,7 @@ class Sheet:
     numbers: dict[str, np.ndarray]  # tag → float64 [clips], NaN where unknown
     files: list[dict[str, Any]]
     spans: dict[tuple[str, str], list[tuple[int, int, str]]]  # (role, file) → (start, end, clip id) of its clips
+    captions: dict[str, Any] = field(default_factory=dict)  # statistics.json of the captions
     cards: list[Card] = field(default_factory=list)
 
 
@@ -56,8 +58,7 @@ def read(
     curate: Path, verdicts: Verdicts, sides: Sequence[Path], captions: Path | None = None
 ) -> tuple[Sheet, list[Card]]:
     """All clips of a catalog as cards without media, and what is said of them together. Raises ArtifactError."""
-    said = load_captions(captions) if captions else {}
-    clips = [replace(c, captions=said.get(c.clip_id, c.captions)) for c in load_catalog(curate)]
+    clips = captioned(load_catalog(curate), captions)
     names = list(dict.fromkeys(tag for clip in clips for tag in clip.tags))
     numbers = {n: np.array([getattr(c, n) for c in clips], np.float64) for n in NUMBERS}
     numbers |= {n: np.array([_number(c.tags.get(n)) for c in clips]) for n in names}
@@ -80,7 +81,13 @@ def read(
         {n: v[[c.kind == "clip" for c in clips]] for n, v in numbers.items()},
         read_rows(curate / "files.parquet"),
         spans,
+        _statistics(captions),
     ), cards
+
+
+def _statistics(captions: Path | None) -> dict[str, Any]:
+    path = captions / "statistics.json" if captions else None
+    return storage.read_json(path) if path and path.is_file() else {}
 
 
 def _number(value: float | None) -> float:

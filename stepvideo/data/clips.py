@@ -112,9 +112,24 @@ def load_ids(subset: Path) -> list[str]:
     return pq.read_table(subset, columns=["clip_id"])["clip_id"].to_pylist()
 
 
+def load_weights(subset: Path) -> dict[str, float]:
+    """clip id → how often an epoch shows the clip, of a subset file that says so; else empty: each once."""
+    import pyarrow.parquet as pq
+
+    if not Path(subset).is_file() or "weight" not in pq.read_schema(subset).names:
+        return {}
+    table = pq.read_table(subset, columns=["clip_id", "weight"])
+    return dict(zip(table["clip_id"].to_pylist(), table["weight"].to_pylist()))
+
+
 def held_out(clip_id: str, share: float) -> bool:
     """Whether a clip belongs to the `share` of clips that no stage trains on: a function of its id alone."""
-    return int(hashlib.sha256(f"held out {clip_id}".encode()).hexdigest()[:16], 16) < share * 2**64
+    return lot("held out", clip_id) < share
+
+
+def lot(purpose: str, clip_id: str) -> float:
+    """A uniform number in [0, 1) that is the clip's own for this purpose."""
+    return int(hashlib.sha256(f"{purpose} {clip_id}".encode()).hexdigest()[:16], 16) / 2**64
 
 
 def read_clip(directory: Path, clip: Clip, start: int = 0, frames: int | None = None) -> np.ndarray:

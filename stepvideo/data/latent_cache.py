@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from stepvideo import storage
-from stepvideo.data.clips import held_out
+from stepvideo.data.clips import held_out, lot
 from stepvideo.data.encoding import latents
 from stepvideo.data.shards import Shards, shard_name
 from stepvideo.diffusion.latent_stats import LatentStats
@@ -186,14 +186,30 @@ class ClipSet:
             parts.append(part if mask.any() else None)
         return parts[0], parts[1]
 
+    def weighted(self, weights: Mapping[str, float]) -> Self:
+        """Every row as often as an epoch is to show its clip, in the same order.
+
+        A weight of 1.5 is one row for half of such clips and two for the others, by their ids; none means 1.
+        """
+        if not weights:
+            return self
+        ids = self.ids()
+        times = [int(weights.get(i, 1.0) + lot("weight", i)) for i in ids]
+        part = copy(self)
+        part._hold(self.table.take(pa.array(np.repeat(np.arange(len(ids)), times))))
+        return part
+
     def caption(self, i: int, kind: float, which: float, probabilities: Mapping[str, float]) -> int:
         """Number of a caption of clip i: its kind by the probabilities (of those it has), then one of that kind.
 
         `kind` and `which` are uniform numbers in [0, 1).
         """
-        have = {k: p for k, p in probabilities.items() if k in self.kinds and len(self.table[k][i])}
+        have = {k: p for k, p in probabilities.items() if p and k in self.kinds and len(self.table[k][i])}
         if not have:
-            raise StepVideoError(f"clip {self.id(i)} has no caption of kind {', '.join(probabilities)}")
+            wanted = ", ".join(k for k, p in probabilities.items() if p)
+            raise StepVideoError(
+                f"clip {self.id(i)} has no caption of kind {wanted}; give others a probability (`captions`)"
+            )
         bounds = np.cumsum(list(have.values()))
         chosen = list(have)[int(np.searchsorted(bounds, kind * bounds[-1], side="right"))]
         numbers = self.table[chosen][i].as_py()

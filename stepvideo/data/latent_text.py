@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +21,16 @@ from stepvideo.stage import StageContext
 
 
 class Captions:
-    """Numbers captions; the same text has one number, the empty one 0."""
+    """Numbers captions; the same text has one number, the empty one 0.
 
-    def __init__(self, cfg: LatentsConfig) -> None:
-        self.cfg = cfg
+    Attributes:
+        unreadable: captions that were left out, because the encoders cannot spell them.
+    """
+
+    def __init__(self, cfg: LatentsConfig, readable: Callable[[str], bool] = lambda _: True) -> None:
+        self.cfg, self._readable = cfg, cache(readable)
         self.texts: dict[str, int] = {"": 0}
+        self.unreadable: set[str] = set()
 
     def of(self, clip: Clip) -> dict[str, list[int]]:
         """Caption numbers of a clip by kind; `variants` paraphrases a language, chosen by the clip's content."""
@@ -35,9 +41,14 @@ class Captions:
             for language in cfg.languages:
                 known = clip.captions.get(kind, {}).get(language, [])
                 order = rng(cfg.seed, "variants", kind, language, int(clip.clip_id[:8], 16)).permutation(len(known))
-                chosen += [known[i] for i in order[: cfg.variants]]
+                chosen += [text for i in order[: cfg.variants] if self._takes(text := known[i])]
             numbers[kind] = [self.texts.setdefault(text, len(self.texts)) for text in chosen]
         return numbers
+
+    def _takes(self, text: str) -> bool:
+        if not self._readable(text):
+            self.unreadable.add(text)
+        return text not in self.unreadable
 
 
 def encode_text(ctx: StageContext, texts: list[str], device: torch.device) -> list[str]:

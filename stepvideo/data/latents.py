@@ -6,6 +6,7 @@
     captions.parquet, text/captions-00000.safetensors, …    see `text_cache`
     latent_stats.json        mean and std of each latent channel: what the DiT is normalised by
     failed.json              clips that could not be decoded, with reasons: they are left out
+    unreadable.json          captions that a closed vocabulary cannot spell: they are left out
     cache.json, shards.json  everything it was made with: a cache made otherwise is refused; sizes and sha256 of shards
 
 Encoded on the fly, there are no moments: training reads the clips themselves (`pixel_set`).
@@ -30,6 +31,7 @@ from safetensors import safe_open
 
 from stepvideo import storage
 from stepvideo.data.buckets import Bucket, bucket_of
+from stepvideo.data.captions import captioned
 from stepvideo.data.clips import Clip, load_catalog, load_ids
 from stepvideo.data.config import LatentsConfig
 from stepvideo.data.encoding import encode_pixels
@@ -40,6 +42,7 @@ from stepvideo.data.shards import Part, hand_over, pack, shard_name
 from stepvideo.diffusion.latent_stats import LatentStats
 from stepvideo.errors import ArtifactError, Preempted, StepVideoError
 from stepvideo.models.checkpoints import load_vae
+from stepvideo.models.text_encoders import load_tokenizers
 from stepvideo.models.video_vae import VideoVAE
 from stepvideo.stage import StageContext
 
@@ -48,8 +51,8 @@ STATS_ROWS = 64  # of a shard in memory at once
 
 
 def run(ctx: StageContext) -> dict[str, float]:
-    """Inputs: curate, subsets, vae, text; optional init, a DiT whose latent statistics hold. What is finished stays in
-    `ctx.work`, so a killed run continues.
+    """Inputs: curate, subsets, vae, text; optional captions, and init, a DiT whose latent statistics hold. What is
+    finished stays in `ctx.work`, so a killed run continues.
 
     Raises:
         StepVideoError: a subset has nothing to encode, or too many clips cannot be decoded.
@@ -59,29 +62,31 @@ def run(ctx: StageContext) -> dict[str, float]:
         return {}
     device = _device(cfg)
     vae = load_vae(ctx.inputs["vae"], device).requires_grad_(False)
-    clips = {kind: _clips(ctx, kind) for kind in KINDS}
-    captions = Captions(cfg)
-    numbers = {kind: [captions.of(c) for c in clips[kind]] for kind in KINDS}
+    captions = Captions(cfg, load_tokenizers(ctx.inputs["text"]).readable)
+    worded = {kind: _worded(_clips(ctx, kind), captions) for kind in KINDS}
+    clips = {kind: [clip for clip, _ in worded[kind]] for kind in KINDS}
     with ThreadPoolExecutor(max(1, cfg.runtime.workers)) as pool:
         encoder = _Encoder(ctx, vae, pool, sum(map(len, clips.values())) * len(cfg.resolutions))
         for kind in KINDS:
             for resolution in cfg.resolutions:
                 placed = encoder.encode(kind, resolution, clips[kind])
                 rows = [
-                    {"clip_id": c.clip_id, "group": c.parent or c.clip_id, **place, **said}
-                    for c, place, said in zip(clips[kind], placed, numbers[kind], strict=True)
+                    {"clip_id": c.clip_id, "group": c.parent or c.clip_id, **place, **numbers}
+                    for (c, numbers), place in zip(worded[kind], placed, strict=True)
                     if place
                 ]
                 pq.write_table(_table(rows, cfg), ctx.out / f"{kind}_{resolution}.parquet")
     _judge(encoder.failed, sum(map(len, clips.values())), cfg.max_failed)
     storage.write_json(ctx.out / "failed.json", encoder.failed)
+    storage.write_json(ctx.out / "unreadable.json", sorted(captions.unreadable))
     stats = LatentStats.read(ctx.inputs["init"], vae.cfg.z_channels).to_dict() if "init" in ctx.inputs else None
     storage.write_json(ctx.out / "latent_stats.json", stats or encoder.statistics())
     text_shards = encode_text(ctx, list(captions.texts), device)
     hand_over(ctx.work, ctx.out, text_shards + ([] if cfg.on_the_fly else encoder.shards))
     storage.write_json(ctx.out / SETTINGS, _settings(ctx, vae, encoder.shapes))
     counts = {f"{kind}s": float(len(clips[kind])) for kind in KINDS}
-    return counts | {"captions": float(len(captions.texts)), "failed": float(len(encoder.failed))}
+    left_out = {"failed": len(encoder.failed), "unreadable": len(captions.unreadable)}
+    return counts | {k: float(n) for k, n in ({"captions": len(captions.texts)} | left_out).items()}
 
 
 class _Encoder:
@@ -192,10 +197,24 @@ def _clips(ctx: StageContext, kind: str) -> list[Clip]:
     subset, frames = KINDS[kind], min(cfg.lengths) if kind == "video" else 1
     most = cfg.max_clips if kind == "video" else cfg.max_images
     ids = load_ids(ctx.inputs["subsets"] / f"{subset}.parquet")
-    clips = [c for c in load_catalog(ctx.inputs["curate"], ids) if c.frames >= frames and c.captions]
+    clips = captioned(load_catalog(ctx.inputs["curate"], ids), ctx.inputs.get("captions"))
+    clips = [c for c in clips if c.frames >= frames and c.captions]
     if not clips:
         raise StepVideoError(f"subset {subset} has no captioned clip of {frames} frames or more")
     return clips[: most or None]
+
+
+def _worded(clips: Sequence[Clip], captions: Captions) -> list[tuple[Clip, dict[str, list[int]]]]:
+    """Clips with the numbers of their captions; those without one that can be read are left out."""
+    worded = [(clip, numbers) for clip in clips if any((numbers := captions.of(clip)).values())]
+    if not worded:
+        cfg = captions.cfg
+        raise StepVideoError(
+            f"none of {len(clips)} clips has a caption of {', '.join(cfg.kinds)} in {', '.join(cfg.languages)} that "
+            f"the text encoders can spell ({len(captions.unreadable)} they cannot): train them on these captions, or "
+            "take encoders with a larger vocabulary"
+        )
+    return worded
 
 
 def _ahead(

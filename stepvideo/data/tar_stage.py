@@ -17,7 +17,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from stepvideo import storage
 from stepvideo.data.buckets import Bucket, bucket_of, buckets
-from stepvideo.data.captions import load_captions
+from stepvideo.data.captions import captioned
 from stepvideo.data.clips import Clip, load_catalog, load_ids, read_clip
 from stepvideo.data.shards import hand_over
 from stepvideo.data.tar_shards import BLOCK, COLUMNS, INDEX, padded
@@ -64,8 +64,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     if cfg.subset and "subsets" not in ctx.inputs:
         raise StepVideoError(f"shards: subset={cfg.subset!r} needs the input subsets, whose ids it names")
     clips = load_catalog(root, load_ids(ctx.inputs["subsets"] / f"{cfg.subset}.parquet") if cfg.subset else None)
-    said = load_captions(ctx.inputs["captions"]) if "captions" in ctx.inputs else {}
-    clips = [replace(clip, captions=said.get(clip.clip_id, clip.captions)) for clip in clips]
+    clips = captioned(clips, ctx.inputs.get("captions"))
     samples, left_out = _grouped(clips, buckets(cfg.buckets))
     if not samples:
         reason = next(iter(left_out.values()), "the catalog is empty")

@@ -27,6 +27,10 @@ class Tokenizers:
     llm: LLMTokenizer
     clip: CLIPTokenizer
 
+    def readable(self, prompt: str) -> bool:
+        """Whether both take it: a closed vocabulary refuses what it cannot spell."""
+        return not any(t.unknown == "error" and t.spell([prompt])[0].unknown for t in (self.llm, self.clip))
+
     def notices(self, prompts: Sequence[str]) -> list[str]:
         """What people should know of what the encoders will see of their prompts: a sentence each, each prompt once."""
         distinct = list(dict.fromkeys(prompts))

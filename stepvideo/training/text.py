@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stepvideo import storage
+from stepvideo.data.captions import captioned
 from stepvideo.data.clips import Clip, load_catalog, load_ids, read_clip
 from stepvideo.data.draw import Sampler, rng
 from stepvideo.data.frames import square, to_tensor
@@ -111,11 +112,16 @@ class LLMModule(StageModule):
 
 
 def run(ctx: StageContext) -> dict[str, float]:
-    """Inputs: curate, subsets. Output: step_llm/, hunyuan_clip/ with tokenizers and lengths, loss curves."""
+    """Inputs: curate, subsets; captions, if there are.
+
+    Output: step_llm/, hunyuan_clip/ with tokenizers and lengths, loss curves.
+    """
     cfg: TextConfig = ctx.config
-    clips = [c for c in load_catalog(ctx.inputs["curate"], load_ids(ctx.inputs["subsets"] / "s1.parquet"))]
+    ids = [load_ids(ctx.inputs["subsets"] / f"{name}.parquet") for name in ("s1", "images")]
+    known = captioned(load_catalog(ctx.inputs["curate"], [i for part in ids for i in part]), ctx.inputs.get("captions"))
+    clips = [c for c in known[: len(ids[0])] if c.captions]
     captions = [c.caption_list() for c in clips]
-    corpus = sorted({text for texts in captions for text in texts})
+    corpus = sorted({text for c in known for text in c.caption_list()})
     llm_tokenizer = LLMTokenizer.train(corpus, cfg.llm_vocab, cfg.llm_length)
     clip_tokenizer = CLIPTokenizer.train(corpus, length=cfg.clip_length)
     cfg.clip_text.vocab_size = _round_up(clip_tokenizer.vocab_size)

@@ -9,7 +9,7 @@ from pathlib import Path
 from stepvideo.data.balance import Plan
 from stepvideo.data.balance_config import BucketConfig
 from stepvideo.data.buckets import Bucket, buckets
-from stepvideo.data.clips import load_ids
+from stepvideo.data.clips import load_ids, load_weights
 from stepvideo.data.flow_draws import Draws
 from stepvideo.data.flow_source import FlowSource
 from stepvideo.data.latent_cache import ClipSet, LatentCache, vae_digest
@@ -50,16 +50,18 @@ class TrainData:
             cache.require(vae=vae_digest(inputs["vae"]))
         if "init" in inputs:
             cache.require_model(inputs["init"])
-        ids = load_ids(inputs["subsets"] / f"{cfg.subset}.parquet")
-        stills = load_ids(inputs["subsets"] / f"{cfg.images}.parquet") if cfg.images else None
+        subsets = inputs["subsets"]
+        videos = load_ids(subsets / f"{cfg.subset}.parquet")
+        stills = load_ids(subsets / f"{cfg.images}.parquet") if cfg.images else None
         sets, held_out = [], None
-        for kind, wanted, chosen in (("video", cfg.media != "images", ids), ("image", cfg.media != "videos", stills)):
-            if not wanted:
+        for kind, ids, name in (("video", videos, cfg.subset), ("image", stills, cfg.images or "images")):
+            if cfg.media == {"video": "images", "image": "videos"}[kind]:
                 sets.append(None)
                 continue
-            everything = clip_set(cache, kind, cfg.resolution, inputs.get("curate"), chosen)
+            everything = clip_set(cache, kind, cfg.resolution, inputs.get("curate"), ids)
             train, rest = everything.split(cfg.held_out)
-            sets.append(everything if train is None else train)  # too few to hold any out
+            weights = load_weights(subsets / f"{name}.parquet")
+            sets.append((everything if train is None else train).weighted(weights))  # too few to hold any out
             held_out = held_out or (rest if train is not None else None)
         return cls(cfg, cache, TextCache(cache), *sets, held_out, inputs.get("vae"))
 

@@ -91,7 +91,9 @@ def test_the_stage_writes_nested_subsets_images_and_sft_sets(tmp_path: Path, con
     assert {f"c{i[1:]}" for i in images if i[0] == "f"} == sets[0]
     assert sum(i[0] == "i" for i in images) == 50
     funnel = json.loads((ctx.out / "funnel.json").read_text())
-    assert funnel["base"] == {"clips": 60, "without_captions": 10, "too_short": 0, "candidates": 50}
+    assert funnel["base"] == {"clips": 60, "without_captions": 10, "too_short": 0, "outliers": 0, "duplicates": 0} | {
+        "candidates": 50
+    }
     assert [row["left"] for row in funnel["levels"]] == [len(s) for s in sets]
     texts = [
         t.text for t in ElementTree.fromstring((ctx.out / "funnel.svg").read_text()).iter() if t.tag.endswith("text")
@@ -104,7 +106,7 @@ def test_equal_seeds_give_equal_bytes_and_another_seed_other_sft_sets(tmp_path: 
     runs = [context(n, SubsetsConfig(seed=s), curate=source) for n, s in (("a", 0), ("b", 0), ("c", 1))]
     for ctx in runs:
         subsets.run(ctx)
-    a, b, c = ({p.name: p.read_bytes() for p in ctx.out.iterdir()} for ctx in runs)
+    a, b, c = ({p.name: p.read_bytes() for p in ctx.out.rglob("*.*")} for ctx in runs)
     assert a == b
     assert a["s6.parquet"] == c["s6.parquet"]
     assert a["sft_1.parquet"] != c["sft_1.parquet"]

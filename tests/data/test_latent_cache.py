@@ -10,7 +10,7 @@ from latent_cache import CLIPS, Z, fake_cache
 from safetensors.torch import load_file
 
 from stepvideo import storage
-from stepvideo.data.clips import held_out
+from stepvideo.data.clips import held_out, lot
 from stepvideo.data.latent_cache import LatentCache, LatentSet
 from stepvideo.data.shards import OPEN, Shards, hand_over, pack, save
 from stepvideo.data.text_cache import TextCache
@@ -118,7 +118,7 @@ def test_missing_and_torn_shards_are_found_before_the_first_step(tmp_path):
 
 def test_an_object_store_is_read_through_a_local_folder(cache, tmp_path):
     url = "memory://shards/latents"
-    storage.upload_tree(cache, url, last="cache.json")
+    storage.upload(cache, url, sorted(storage.checksums(cache)))
     with pytest.raises(ConfigError, match="name a local folder"):
         LatentCache(url)
     remote = LatentCache(url, tmp_path / "local")
@@ -195,3 +195,21 @@ def test_captions_follow_the_probabilities_and_fall_back_to_what_there_is(cache)
     assert data.caption(5, 0.99, 0.0, {"title": 0.9, "short": 0.1}) == 6
     with pytest.raises(StepVideoError, match="no caption of kind title"):
         data.caption(5, 0.5, 0.5, {"title": 1.0})
+
+
+def test_an_epoch_shows_clips_as_often_as_they_weigh(mixed):
+    data = LatentSet(mixed, "video", "low")
+    assert data.weighted({}) is data
+    weights = dict(zip(data.ids(), [0.0, 1.0, 2.0, 4.0] * 6))
+    heavy = data.weighted({k: w for k, w in weights.items() if w != 1.0})
+    rows = {name: heavy.ids().count(name) for name in data.ids()}
+    assert rows == weights and heavy.ids() == sorted(heavy.ids(), key=data.ids().index)
+    assert sum(map(len, heavy.buckets.values())) == len(heavy) == sum(weights.values())
+    first, last = (heavy.ids().index(ids(3)[0]) + k for k in (0, 3))
+    assert torch.equal(heavy.latent(first), data.latent(3)) and torch.equal(heavy.latent(last), data.latent(3))
+    assert len(data) == CLIPS
+
+
+def test_a_weight_between_two_numbers_holds_in_the_mean():
+    times = [int(2.25 + lot("weight", name)) for name in ids(*range(4000))]
+    assert set(times) == {2, 3} and sum(times) / 4000 == pytest.approx(2.25, abs=0.03)

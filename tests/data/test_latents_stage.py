@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import operator
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from clip_catalog import BROKEN, clip_id
 from latent_cache import context
 
 from stepvideo import storage
+from stepvideo.curation.records import write_table
 from stepvideo.data import latents
-from stepvideo.data.balance import Plan
+from stepvideo.data.balance import Pack, Plan
 from stepvideo.data.balance_config import BalanceConfig
 from stepvideo.data.buckets import Bucket
+from stepvideo.data.captions import caption_schema
 from stepvideo.data.clips import load_catalog, read_clip
 from stepvideo.data.encoding import encode_pixels
 from stepvideo.data.flow_draws import Draws, gaussian
@@ -51,7 +56,7 @@ def inputs(curated, tiny_models) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def made(inputs, tmp_path_factory) -> Path:
     ctx = context("latents", inputs, CONFIG, tmp_path_factory.mktemp("made"))
-    assert latents.run(ctx) == {"videos": 7, "images": 4, "captions": 23, "failed": 1}
+    assert latents.run(ctx) == {"videos": 7, "images": 4, "captions": 23, "failed": 1, "unreadable": 0}
     return ctx.out
 
 
@@ -110,6 +115,48 @@ def test_settings_name_the_vae_and_a_damaged_clip_is_reported(made, inputs):
     failed = json.loads((made / "failed.json").read_text())
     assert list(failed) == [clip_id(BROKEN)] and failed[clip_id(BROKEN)].startswith(f"{BROKEN}.mp4 cannot be read")
     assert "runtime" not in cache.settings and cache.settings["seed"] == 0
+
+
+def test_clips_train_with_the_captions_of_their_stage_and_what_cannot_be_read_is_left_out(inputs, tmp_path):
+    """Clip 0 comes without captions, clip 1 with others than the catalog's, clip 2 with words that nobody taught."""
+    curate, captions = tmp_path / "curate", tmp_path / "captions"
+    shutil.copytree(inputs["curate"], curate)
+    rows = pq.read_table(curate / "catalog.parquet").to_pylist()
+    rows[0] |= {"captions": "{}", "caption_source": "none"}
+    pq.write_table(pa.Table.from_pylist(rows), curate / "catalog.parquet")
+    short, dense = (json.loads(rows[6]["captions"])[kind]["en"][0] for kind in ("short", "dense"))
+    said = [(0, "rule", "short", short), (1, "vlm", "dense", dense), (2, "rule", "short", "一条龙")]
+    made = [dict.fromkeys(caption_schema().names) | {"clip_id": clip_id(i), "source": s} for i, s, *_ in said]
+    for row, (_, _, kind, text) in zip(made, said, strict=True):
+        row |= {"kind": kind, "language": "en", "text": text, "flags": []}
+    write_table(made, caption_schema(), captions / "captions.parquet")
+    pq.write_table(pa.table({"clip_id": [clip_id(i) for i in (0, 1, 2)]}), captions / "clips.parquet")
+    sources = {**inputs, "curate": curate}
+    without = context("latents", sources, CONFIG, tmp_path / "without")
+    assert latents.run(without)["videos"] == 6
+    ctx = context("latents", {**sources, "captions": captions}, CONFIG, tmp_path / "with")
+    metrics = latents.run(ctx)
+    assert (metrics["videos"], metrics["unreadable"]) == (6, 1)
+    assert json.loads((ctx.out / "unreadable.json").read_text()) == ["一条龙"]
+    text, clips = TextCache(ctx.out), LatentSet(ctx.out, "video", "low")
+    numbers = {name: [n for k in clips.kinds for n in clips.table[k][i].as_py()] for i, name in enumerate(clips.ids())}
+    texts = {name: [text.texts[n] for n in own] for name, own in numbers.items()}
+    assert clip_id(2) not in texts
+    assert (texts[clip_id(0)], texts[clip_id(1)]) == ([short], [dense])
+    assert set(texts[clip_id(4)]) <= set(load_catalog(curate, [clip_id(4)])[0].caption_list())
+    batch = FlowSource(clips, None, text, _Alone(clips), Draws(0, TimestepConfig(), {"short": 1.0}, 0.0))
+    assert batch.micro_batches(0, 0, 1, 1)[0]["ids"] == [clip_id(0)]
+
+
+class _Alone:
+    """A plan with clip 0 in every step."""
+
+    def __init__(self, clips: LatentSet) -> None:
+        bucket = clips.bucket(0)
+        self.pack = Pack(bucket, [int(np.flatnonzero(clips.buckets[bucket] == 0)[0])], [])
+
+    def packs(self, step: int) -> list[Pack]:
+        return [self.pack]
 
 
 def test_a_killed_run_continues_to_the_same_bytes(made, inputs, tmp_path, monkeypatch):

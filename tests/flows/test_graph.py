@@ -10,6 +10,7 @@ import pytest
 from flows import curate, table
 from flows.compose import ROOT, compose
 from flows.graph import Row, build
+from stepvideo.curation.tagging_config import BACKENDS
 from stepvideo.errors import ConfigError
 from stepvideo.stage import KINDS
 
@@ -67,9 +68,10 @@ def test_an_unknown_until_names_near_ones() -> None:
 def test_the_cascade_is_whole() -> None:
     cfg = compose(["profile=smoke", "weights.text=train", "weights.vae=train"])
     nodes = {n.name: n for n in build(cfg)}
-    further = ["shards=true", "stages.tags.backends.embedding=small"]
-    alone = {n.kind for n in build(compose(["profile=curate", "graph=flows.curate", "raw=data/raw", *further]))}
-    assert {n.kind for n in nodes.values()} | alone == set(KINDS) - {"shipped", "given"}
+    further = ["shards=true", "stages.tags.backends.embedding=small", "labels=labels.parquet"]
+    alone = {n.name: n for n in build(compose(["profile=curate", "graph=flows.curate", "raw=data/raw", *further]))}
+    assert alone["shards"].inputs["captions"] == alone["subsets"].inputs["captions"] == "labels"
+    assert {n.kind for n in [*nodes.values(), *alone.values()]} == set(KINDS) - {"shipped", "given"}
     assert nodes["t2vi_192.s1"].inputs["init"] == "t2i" and nodes["t2vi_540.s4"].inputs["init"] == "t2vi_192.s3"
     assert nodes["sft.1"].inputs["init"] == nodes["sft.2"].inputs["init"] == "t2vi_540.s6"
     assert [n.name for n in nodes.values() if n.final] == ["turbo"]
@@ -92,6 +94,41 @@ def test_the_shipped_vae_can_be_tuned() -> None:
     nodes = {n.name: n for n in build(compose(["profile=micro", "weights.vae=tune"]))}
     assert nodes["vae"].kind == "shipped" and nodes["vae_tuned"].inputs["init"] == "vae"
     assert nodes["latents"].inputs["vae"] == nodes["evaluate.turbo"].inputs["vae"] == "vae_tuned"
+
+
+@pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")
+@pytest.mark.parametrize(
+    "chosen", [[], ["stages.tags.backends.embedding=small"], [f"stages.tags.backends.{t}=" for t in BACKENDS]]
+)
+def test_the_curation_alone_is_the_head_of_the_cascade(chosen: list[str]) -> None:
+    whole = {n.name: n for n in build(compose(["profile=bare", *chosen]))}
+    alone = {n.name: n for n in build(compose(["profile=bare", "graph=flows.curate", "raw=data/raw", *chosen]))}
+    same = [n for n in alone if n in ("tags", "concepts", "captions", "subsets")]
+    assert [(whole[n].kind, whole[n].inputs, whole[n].config) for n in same] == [
+        (alone[n].kind, alone[n].inputs, alone[n].config) for n in same
+    ]
+    assert ("concepts" in same) == any("embedding=small" in c for c in chosen) and ("tags" in same) == (len(chosen) < 2)
+
+
+def test_captions_reach_what_trains_on_them_and_nothing_else() -> None:
+    nodes = {n.name: n for n in build(compose(["profile=smoke"]))}
+    assert {n.name for n in nodes.values() if "captions" in n.inputs} == {"subsets", "text", "latents"}
+    before = {n.name for n in build(compose(["profile=smoke"]), "captions")}
+    assert before == {"raw", "world", "curate", "tags", "captions"}
+    assert nodes["vae2"].inputs.keys() == {"init", "curate", "subsets", "text"}
+
+
+def test_large_profiles_have_every_tag_of_the_report() -> None:
+    for profile in ("4b", "30b"):
+        nodes = {n.name: n for n in build(compose([f"profile={profile}"]))}
+        assert all(nodes["tags"].config["backends"].values()) and "concepts" in nodes["subsets"].inputs
+        assert {f["tag"] for f in nodes["subsets"].config["filters"]} >= {
+            "aesthetic",
+            "nsfw",
+            "watermark",
+            "clip_score",
+        }
+        assert nodes["subsets"].config["written_text"]["share"] > 0 and "t2i.2" in nodes
 
 
 @pytest.mark.parametrize(

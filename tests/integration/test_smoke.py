@@ -10,6 +10,10 @@ import pytest
 from whole import Smoke, ran
 
 from stepvideo import storage
+from stepvideo.data.captions import load_captions, load_sources
+from stepvideo.data.clips import load_catalog, load_ids
+from stepvideo.data.latent_cache import LatentSet
+from stepvideo.data.text_cache import TextCache
 from stepvideo.data.video_io import read_video
 
 pytestmark = pytest.mark.slow
@@ -20,7 +24,20 @@ AFTER_SFT = {"average", "pairs", "dpo", "couplings", "turbo", "report"}
 def test_every_stage_made_its_artifact(smoke: Smoke) -> None:
     rows = smoke.first
     names = [*rows]
-    for name in ("curate", "text", "vae2", "latents", "t2i", "t2vi_192.s3", "t2vi_540.s6", "sft.2", "turbo", "report"):
+    for name in (
+        "curate",
+        "tags",
+        "captions",
+        "text",
+        "vae2",
+        "latents",
+        "t2i",
+        "t2vi_192.s3",
+        "t2vi_540.s6",
+        "sft.2",
+        "turbo",
+        "report",
+    ):
         assert name in names and not rows[name]["cached"]
     assert rows["curate"]["metrics"]["quarantined"] == 5  # the broken files of the raw set
     for name, row in rows.items():
@@ -29,6 +46,26 @@ def test_every_stage_made_its_artifact(smoke: Smoke) -> None:
     assert summary
     # narrow VAEs of ten steps reconstruct nothing: the oracle must say "untestable", not give rates
     assert not any(k.startswith("train/") for k in rows["evaluate.dpo"]["metrics"])
+
+
+def test_clips_without_a_sidecar_train_with_the_captions_that_were_made_for_them(smoke: Smoke) -> None:
+    out = {name: smoke.store.resolve(name).out for name in ("curate", "captions", "subsets", "latents")}
+    made = load_captions(out["captions"])
+    bare = [c.clip_id for c in load_catalog(out["curate"], load_ids(out["subsets"] / "s1.parquet")) if not c.captions]
+    text, clips = TextCache(out["latents"]), LatentSet(out["latents"], "video", "low")
+    assert bare and set(bare) <= set(clips.ids())
+    for name in bare:
+        i = clips.ids().index(name)
+        said = {text.texts[clips.caption(i, 0.0, which, {kind: 1.0})] for kind in made[name] for which in (0.0, 0.9)}
+        assert said == {t for by_language in made[name].values() for texts in by_language.values() for t in texts}
+        assert load_sources(out["captions"])[name] == {"rule"}
+
+
+def test_other_captions_run_what_reads_them_and_the_same_clips_are_chosen(smoke: Smoke) -> None:
+    rows = smoke.run("stages.captions.languages=[en]", "tracking=none", until="subsets")
+    assert ran(rows) == {"captions", "subsets"}
+    assert rows["captions"]["digest"] != smoke.first["captions"]["digest"]
+    assert rows["subsets"]["digest"] == smoke.first["subsets"]["digest"]  # so that a VAE, say, is not trained again
 
 
 def test_unfreezing_the_adversarial_loss_and_both_kinds_of_batches_took_part(smoke: Smoke) -> None:
@@ -89,7 +126,19 @@ def test_the_page_holds_its_videos(smoke: Smoke) -> None:
 
 def test_lineage_reaches_the_raw_data(smoke: Smoke) -> None:
     out = smoke.cli("lineage", "turbo", "--store", str(smoke.store.root))
-    for name in ("couplings", "dpo", "sft.1", "t2vi_540.s4", "t2i", "latents", "vae1", "curate", "raw"):
+    for name in (
+        "couplings",
+        "dpo",
+        "sft.1",
+        "t2vi_540.s4",
+        "t2i",
+        "latents",
+        "vae1",
+        "captions",
+        "tags",
+        "curate",
+        "raw",
+    ):
         assert name in out, out
 
 

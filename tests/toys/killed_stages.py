@@ -90,7 +90,7 @@ def make_inputs(folder: Path) -> Path:
     _curate(folder / "curate")
     fake_cache(folder / "latents", lengths=(17, 34), low=("32x32", "32x48"))
     (folder / "subsets").mkdir()
-    for name, count in (("s1", CLIPS), ("sft_1", 6)):
+    for name, count in (("s1", CLIPS), ("images", 0), ("sft_1", 6)):
         pq.write_table(pa.table({"clip_id": [f"{i:032x}" for i in range(count)]}), folder / f"subsets/{name}.parquet")
     _init(folder / "init", folder / "latents")
     x0 = torch.randn(8, 3, Z, 2, 2, generator=draw)

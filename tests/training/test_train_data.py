@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,3 +76,22 @@ def test_images_of_a_set_of_their_own(inputs, tmp_path):
     pq.write_table(pa.table({"clip_id": few}), sets / "images_2.parquet")
     found = opened(inputs | {"subsets": sets}, media="images", images="images_2").images
     assert sorted(found.ids()) == sorted(few)
+
+
+def test_rare_concepts_are_shown_more_often_and_held_out_clips_once(inputs, tmp_path):
+    sets = tmp_path / "sets"
+    shutil.copytree(inputs["subsets"], sets)
+    plain = opened(inputs, held_out=0.3)
+    assert plain.videos is not None and plain.held_out is not None
+    every = pq.read_table(sets / "s1.parquet")["clip_id"].to_pylist()
+    weights = [3.0 if i % 4 == 0 else 1.0 for i in range(len(every))]  # all of one bucket
+    pq.write_table(pa.table({"clip_id": every, "weight": weights}), sets / "s1.parquet")
+    found = opened(inputs | {"subsets": sets}, held_out=0.3)
+    assert found.videos is not None and found.held_out is not None
+    assert found.held_out.ids() == plain.held_out.ids()
+    times = dict(zip(every, weights))
+    assert Counter(found.videos.ids()) == {i: times[i] for i in plain.videos.ids()}
+    plan = found.plan(load(DiTConfig, DIT))
+    packs = [pack for step in range(plan.epoch_packs) for pack in plan.packs(step)]
+    shown = Counter(found.videos.id(int(found.videos.buckets[p.bucket][v])) for p in packs for v in p.videos)
+    assert shown == {i: times[i] for i in plain.videos.ids()}  # one epoch

@@ -17,6 +17,7 @@ from stepvideo.data.caption_kinds import HUMAN, SOURCES
 from stepvideo.errors import ArtifactError
 
 OUTLIER, DUPLICATE = "outlier", "duplicate"
+LEFT_OUT = "tables/left_out.parquet"  # of the stage subsets
 
 
 @dataclass(frozen=True)

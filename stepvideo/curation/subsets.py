@@ -27,7 +27,7 @@ from stepvideo import storage
 from stepvideo.curation import side_tables, written_text
 from stepvideo.curation.config import SubsetsConfig
 from stepvideo.curation.funnel import SUBSETS, ladder, svg
-from stepvideo.curation.likeness import DUPLICATE, OUTLIER, Likeness
+from stepvideo.curation.likeness import DUPLICATE, LEFT_OUT, OUTLIER, Likeness
 from stepvideo.curation.records import Row, write_table
 from stepvideo.data.caption_kinds import HUMAN
 from stepvideo.data.captions import load_sources
@@ -66,7 +66,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     storage.write_json(ctx.out / "funnel.json", about)
     storage.write_atomic(ctx.out / "funnel.svg", svg(found.levels))
     out = [*found.left_out, *alike]
-    write_table(out, _left_out_schema(), ctx.out / "tables" / "left_out.parquet")
+    write_table(out, _left_out_schema(), ctx.out / LEFT_OUT)
     metrics |= {name: float(n) for name, n in _reasons(out).items()}
     return metrics | {"images": float(len(sets["images"])), "sft": float(sum(map(len, sft)))}
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from stepvideo import storage
 from stepvideo.curation.funnel import SUBSETS
+from stepvideo.curation.likeness import LEFT_OUT
+from stepvideo.curation.records import read_rows
 from stepvideo.data.clips import load_ids
 
 SIGNS = {"≥": lambda value, limit: value >= limit, "≤": lambda value, limit: value <= limit}
@@ -22,10 +24,12 @@ class Verdicts:
     Attributes:
         sets: subset → ids.
         levels: the rows of funnel.json.
+        alike: near-duplicate or outlier → what it is, in words.
     """
 
     sets: dict[str, set[str]] = field(default_factory=dict)
     funnel: dict[str, Any] = field(default_factory=dict)
+    alike: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, subsets: Path | None) -> Verdicts:
@@ -33,7 +37,7 @@ class Verdicts:
         if subsets is None:
             return cls()
         found = {p.stem: set(load_ids(p)) for p in sorted(subsets.glob("*.parquet"))}
-        return cls(found, storage.read_json(subsets / "funnel.json"))
+        return cls(found, storage.read_json(subsets / "funnel.json"), _alike(subsets / LEFT_OUT))
 
     @property
     def levels(self) -> list[dict[str, Any]]:
@@ -59,6 +63,8 @@ class Verdicts:
         """
         if not self.sets:
             return "all", ""
+        if clip_id in self.alike:
+            return "out", self.alike[clip_id]
         if kind != "clip":
             best = [name for name in ("images_2", "images") if clip_id in self.sets.get(name, ())]
             return (best or ["out"])[0], "" if best else "no caption that counts, or its clip is not in s1"
@@ -80,3 +86,10 @@ class Verdicts:
                 said = "" if limit is None else f" {limit:.4g}"
                 return f"{subset}: {step['filter']}{said}, here {'unknown' if unknown else f'{value:.4g}'}"
         return ""
+
+
+def _alike(path: Path) -> dict[str, str]:
+    rows = read_rows(path) if path.is_file() else []
+    return {
+        r["clip_id"]: f"{r['reason']} of {r['kept']}" if r["kept"] else f"{r['reason']} of its concept" for r in rows
+    }

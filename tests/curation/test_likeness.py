@@ -13,6 +13,7 @@ import pytest
 from stepvideo.curation import subsets
 from stepvideo.curation.config import LEVELS, Filter, SubsetsConfig
 from stepvideo.curation.records import clip_schema, write_table
+from stepvideo.curation.verdicts import Verdicts
 from stepvideo.data.clips import CATALOG, load_ids, load_weights
 from stepvideo.errors import ArtifactError
 
@@ -74,6 +75,11 @@ def test_of_near_duplicates_the_best_captioned_then_the_largest_stays(tmp_path: 
     }
     assert about["images_left_out"] == {"outliers": 0, "duplicates": 1} and metrics["duplicates"] == 3
     assert load_weights(out / "s1.parquet") == {}
+    verdicts = Verdicts.read(out)
+    assert (
+        verdicts.of("small", "clip", {}) == ("out", "duplicate of large")
+        and verdicts.of("large", "clip", {})[0] == "s6"
+    )
     out, _, _, left_out = made(context, "all", source, tables, duplicates=True)
     assert not left_out and len(load_ids(out / "s1.parquet")) == 6
     out, _, _, left_out = made(context, "exact", source, tables, duplicate_bits=0.0)

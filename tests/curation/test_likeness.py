@@ -77,7 +77,7 @@ def test_of_near_duplicates_the_best_captioned_then_the_largest_stays(tmp_path: 
     assert load_weights(out / "s1.parquet") == {}
     verdicts = Verdicts.read(out)
     assert (
-        verdicts.of("small", "clip", {}) == ("out", "duplicate of large")
+        verdicts.of("small", "clip", {}) == ("out", "duplicate, here of large")
         and verdicts.of("large", "clip", {})[0] == "s6"
     )
     out, _, _, left_out = made(context, "all", source, tables, duplicates=True)

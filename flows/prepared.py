@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
@@ -14,6 +14,9 @@ from flows.session import Session, prepare, report_page, session
 from stepvideo.errors import StepVideoError
 from tasks.environment import set_defaults
 from tasks.stages import Outcome
+
+if TYPE_CHECKING:
+    from tasks.gates import GateReport
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Board(Protocol):
 
     def step(self, name: str, call: Callable[[], Any]) -> Any: ...
 
-    def gate_failed(self, findings: list[str]) -> None: ...
+    def gate_failed(self, report: GateReport) -> None: ...
 
 
 class NoBoard:
@@ -54,7 +57,7 @@ class NoBoard:
     def step(self, name: str, call: Callable[[], Any]) -> Any:
         return call()
 
-    def gate_failed(self, findings: list[str]) -> None: ...
+    def gate_failed(self, report: GateReport) -> None: ...
 
 
 def run_prepared(prepared: Prepared, board: Board) -> dict[str, Outcome]:
@@ -70,7 +73,7 @@ def run_prepared(prepared: Prepared, board: Board) -> dict[str, Outcome]:
                 results = s.run(board.step)
         except StepVideoError as e:
             if report := getattr(e, "report", None):
-                board.gate_failed([str(f) for f in report.failed])
+                board.gate_failed(report)
             raise
         prepared.notes += s.notes
         if s.tracking:

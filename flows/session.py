@@ -18,6 +18,7 @@ from flows.plan import fingerprints, spec_of
 from stepvideo.artifact import Artifact, Store
 from stepvideo.stage import StageSpec
 from tasks import data_version
+from tasks.gatekeeper import GATED, check
 from tasks.launch import Launcher, launcher
 from tasks.ledger import Ledger
 from tasks.reap import reap_mlflow, reap_records
@@ -26,10 +27,10 @@ from tasks.snapshot import snapshot
 from tasks.stages import Listener, Outcome, run_stage
 from tasks.tracking import Server, Tracking
 
-Wrap = Callable[[str, Callable[[], Any]], Any]  # (name of the step, what does it) → what that returned
-
 if TYPE_CHECKING:
     from tasks.gates import GateReport
+
+Wrap = Callable[[str, Callable[[], Any]], Any]  # (name of the step, what does it) → what that returned
 
 
 @dataclass
@@ -46,15 +47,16 @@ class Session:
     tracking: Tracking | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # for people, at the end
+    made: dict[str, Artifact] = field(default_factory=dict)  # node name: its artifact, once it is there
     killed: int = 0  # former drivers whose records were closed
     cancel: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
 
     def run(self, wrap: Wrap) -> dict[str, Outcome]:
-        """Every node in order, and the gate after the catalog; `wrap(name, call)` runs each. {node name: outcome}.
+        """Every node in order, with a gate after those of `GATED`; `wrap(name, call)` runs each. {node name: outcome}.
 
         Raises:
-            GateFailed: the catalog does not meet a critical expectation.
+            GateFailed: a table does not meet a critical expectation.
         """
 
         def one(node: Node, inputs: Mapping[str, Artifact]) -> Outcome:
@@ -62,8 +64,9 @@ class Session:
                 return self.run_node(node, inputs)
 
             outcome = wrap(node.name, call)
-            if node.kind in ("curate", "tags") and self.cfg["gate"]:
-                wrap(f"gate.{node.name}", lambda: self.gate(node, outcome.artifact, inputs))
+            self.made[node.name] = outcome.artifact
+            if node.kind in GATED and self.cfg["gate"]:
+                wrap(f"gate.{node.name}", lambda: self.gate(node, outcome.artifact))
             return outcome
 
         return driver.execute(self.nodes, one, self.cfg["cluster"]["concurrency"], self.cancel)
@@ -88,22 +91,32 @@ class Session:
         self.record.update_stage(node.name, state="complete", digest=outcome.artifact.digest, **about)
         return outcome
 
-    def gate(self, node: Node, made: Artifact, inputs: Mapping[str, Artifact]) -> GateReport:
-        """Great Expectations over the catalog or its side tables; the Data Docs lie beside the artifact."""
-        docs = made.dir / "gate"
-        if node.kind == "tags":
-            from tasks.table_gate import check_tables
+    def gate(self, node: Node, made: Artifact) -> GateReport:
+        """Great Expectations over what a stage made; Data Docs lie beside the artifact, and the record says where."""
+        from tasks.gates import GateFailed
 
-            kept = [a for a in self.store.artifacts() if a.dir.parent == made.dir.parent]
-            earlier = [a.out for a in kept[: [a.dir for a in kept].index(made.dir)]]
-            report = check_tables(made.out, inputs["curate"].out, docs, earlier[-1] if earlier else None)
-        else:
-            from tasks.gates import check_catalog
-
-            report = check_catalog(made.out, docs, min_frames=node.config["segment"]["min_frames"])
+        catalog = self._catalog(node)
+        assert catalog is not None, f"{node.name} comes from no catalog"
+        try:
+            report = check(node.kind, node.config, made, catalog, self.store)
+        except GateFailed as e:
+            self._judged(node, e.report)
+            raise
+        self._judged(node, report)
         self.notes.append(f"data docs: {report.docs_index_path}")
         self.notes += [f"warning: {w}" for w in report.warnings]
         return report
+
+    def _judged(self, node: Node, report: GateReport) -> None:
+        about = {"passed": report.success, "warnings": len(report.warnings), "docs": str(report.docs_index_path)}
+        self.record.update_stage(node.name, gate=about)
+
+    def _catalog(self, node: Node) -> Path | None:
+        """The catalog that a node makes, or that it comes from."""
+        if node.kind == "curate":
+            return self.made[node.name].out
+        sources = [n for n in self.nodes if n.name in node.inputs.values()]
+        return next((found for n in sources if (found := self._catalog(n))), None)
 
     def register(self, results: Mapping[str, Outcome]) -> str:
         """The final model to the registry, as `candidate`; "name version N", or "" where there is nothing to do."""

@@ -53,6 +53,11 @@ def status_command(folder: str | None, reap: bool, as_json: bool) -> int:
         print(json.dumps({"run": record.data["id"], "state": run_state(record), "stages": rows}, indent=1))
     else:
         console.print(_table(record, rows))
+        for row in (r for r in rows if "gate" in r):
+            said = "passed" if row["gate"]["passed"] else "FAILED"
+            warned = f", {n} warnings" if (n := row["gate"]["warnings"]) else ""
+            line = f"gate of {row['stage']} {said}{warned}: data docs {row['gate']['docs']}"
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
     return 1 if any(r["state"] in ("failed", "damaged") for r in rows) else 0
 
 
@@ -62,12 +67,14 @@ def run_state(record: RunRecord) -> str:
 
 
 def stage_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
-    """One row a stage: stage, state (complete | running | failed | damaged | stopped | waiting), detail, key."""
+    """One row a stage: stage, state (complete | running | failed | damaged | stopped | waiting), detail, key, and what
+    its gate said (passed, warnings, docs) where one stands behind it."""
     rows = []
     for node in record.data["nodes"]:
         known = record.data["stages"].get(node["name"], {})
         state, detail = _stage(store, node["name"], known.get("key", ""), known)
-        rows.append({"stage": node["name"], "state": state, "detail": detail, "key": known.get("key", "")})
+        row = {"stage": node["name"], "state": state, "detail": detail, "key": known.get("key", "")}
+        rows.append(row | ({"gate": known["gate"]} if "gate" in known else {}))
     return rows
 
 

@@ -19,8 +19,9 @@ from typing import Any
 from stepvideo import storage
 from stepvideo.data.clips import CATALOG
 from stepvideo.errors import StepVideoError
+from tasks.drift import expect_means
 
-SUITE_VERSION = 1  # raise it with any change of an expectation: earlier verdicts then no longer count
+SUITE_VERSION = 2  # raise it with any change of an expectation: earlier verdicts then no longer count
 RESULT = "gate.json"
 SAMPLES = 5  # failing ids named in a message
 
@@ -60,7 +61,9 @@ class GateReport:
     cached: bool = False
 
 
-def check_catalog(catalog_dir: Path, docs_dir: Path, min_frames: int = 1, min_captioned: float = 0.5) -> GateReport:
+def check_catalog(
+    catalog_dir: Path, docs_dir: Path, min_frames: int = 1, min_captioned: float = 0.5, last: Path | None = None
+) -> GateReport:
     """Validate a catalog and write readable Data Docs to `docs_dir`.
 
     An equal catalog checked before with the same expectations is not checked again: its verdict is kept in `docs_dir`.
@@ -68,6 +71,7 @@ def check_catalog(catalog_dir: Path, docs_dir: Path, min_frames: int = 1, min_ca
     Args:
         min_frames: every video clip must be at least so long (critical).
         min_captioned: share of rows whose captions come from a sidecar; below it there is a warning.
+        last: an earlier version of the catalog, to compare the means of its tags with.
 
     Raises:
         GateFailed: a critical expectation does not hold.
@@ -79,6 +83,7 @@ def check_catalog(catalog_dir: Path, docs_dir: Path, min_frames: int = 1, min_ca
         "min_frames": min_frames,
         "min_captioned": min_captioned,
         "catalog": storage.sha256_file(catalog_dir / CATALOG) if (catalog_dir / CATALOG).exists() else None,
+        "last": storage.sha256_file(last / CATALOG) if last else None,
     }
     suites = {"catalog": _catalog_suite, "clips": _clips_suite, "files": _files_suite}
     arguments = {"catalog": (min_captioned,), "clips": (min_frames,), "files": ()}
@@ -87,7 +92,10 @@ def check_catalog(catalog_dir: Path, docs_dir: Path, min_frames: int = 1, min_ca
         from stepvideo.data.clips import load_table
 
         frames = _frames(load_table(catalog_dir), catalog_dir)
-        return frames, {name: suite(*arguments[name]) for name, suite in suites.items()}
+        found = {name: suite(*arguments[name]) for name, suite in suites.items()}
+        older = _frames(load_table(last), last)["clips"] if last else None
+        tags = [c for c in frames["clips"].columns if c.startswith("tag_")]
+        return frames, found | {"clips": [*found["clips"], *expect_means(frames["clips"], older, tags)]}
 
     return gate(version, load, docs_dir, f"the catalog in {catalog_dir}")
 
@@ -188,7 +196,10 @@ def _frames(table: Any, catalog_dir: Path) -> dict[str, Any]:
         catalog["parent_known"] = [not isinstance(p, str) or p in known for p in catalog["parent"]]
     files_path = catalog_dir / "files.parquet"
     files = pq.read_table(files_path).to_pandas() if files_path.exists() else catalog.iloc[:0]
+    catalog["source_known"] = True
     if len(files):
+        accepted = {(r, f) for r, f, s in zip(files["role"], files["file"], files["status"]) if s == "accepted"}
+        catalog["source_known"] = [p in accepted for p in zip(catalog["source_role"], catalog["source_file"])]
         files["quarantine_explained"] = [
             status != "quarantined" or bool(reason) for status, reason in zip(files["status"], files["reason"])
         ]
@@ -213,6 +224,7 @@ def _catalog_suite(min_captioned: float) -> list[Any]:
         gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=["clip", "frame", "image"]),
         gxe.ExpectColumnValuesToBeInSet(column="media_present", value_set=[True]),
         gxe.ExpectColumnValuesToBeInSet(column="parent_known", value_set=[True]),
+        gxe.ExpectColumnValuesToBeInSet(column="source_known", value_set=[True]),
         gxe.ExpectColumnValuesToBeBetween(column="first_frame", min_value=0),
         gxe.ExpectColumnValuesToBeBetween(column="frames", min_value=1),
         *(gxe.ExpectColumnValuesToBeBetween(column=c, min_value=8, max_value=16384) for c in ("height", "width")),

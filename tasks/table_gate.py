@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from stepvideo import storage
+from stepvideo.curation import side_tables
 from stepvideo.data.clips import CATALOG
 from stepvideo.errors import StepVideoError
+from tasks.drift import expect_means
 from tasks.gates import GateReport, gate
 
-SUITE_VERSION = 1  # as in `gates`
-DRIFT = 0.5  # of a standard deviation of the last version; a mean that moved further is a warning
+SUITE_VERSION = 2  # as in `gates`
+REFERENCES = ("duplicate_of",)  # columns that name another clip of the catalog, or nothing
 UNKNOWN = 0.2  # share of clips without a value above which there is a warning, where the backend was not absent
 # What a column may hold, wherever it stands; others have no bounds.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "aesthetic": (-10, 20),  # a regression around 1 to 10
-    "camera_steadiness": (0, None),
+    "camera_steadiness": (0, 1),
+    "center_sim": (-1, 1),
+    "cluster": (0, None),
+    "cluster_cnt": (1, None),
+    "embedding_length": (0, 1.000001),
     "frozen_share": (0, 1),
     "frozen_s": (0, None),
     "nsfw": (0, 1),
     "text_area": (0, 1),
     "text_frames": (0, 1),
     "watermark": (0, 1),
+    "weight": (0, None),
 }
 
 
 def check_tables(tags_dir: Path, catalog_dir: Path, docs_dir: Path, last: Path | None = None) -> GateReport:
-    """Validate the side tables of an artifact of the stage `tags`; Data Docs go to `docs_dir`.
+    """Validate the side tables of an artifact, such as those of the stages `tags` and `concepts`.
 
     Args:
+        docs_dir: where Data Docs go.
         last: an earlier version of the artifact, over the same or other clips, to compare means with.
 
     Raises:
-        GateFailed: a clip is listed twice, is not in the catalog, or a value is out of its range.
+        GateFailed: a clip is listed twice, is not in the catalog or refers to one that is not, or a value is out of
+            its range.
         StepVideoError: there is no side table.
     """
-    paths = sorted(Path(tags_dir).glob("tables/*.parquet"))
+    paths = side_tables.find([tags_dir])
     if not paths:
         raise StepVideoError(f"{tags_dir} has no tables/*.parquet; the stage `tags` makes them")
-    before = sorted(last.glob("tables/*.parquet")) if last else []
+    before = side_tables.find([last])
     every = [Path(catalog_dir) / CATALOG, *paths, *before]
     version = {"suite": SUITE_VERSION, "files": [storage.sha256_file(p) for p in every]}
 
@@ -65,7 +73,10 @@ def _frame(path: Path, known: set[str]) -> tuple[Any, str]:
     table = pq.read_table(path)
     frame = table.select([n for n in table.column_names if not str(table.schema.field(n).type).startswith("list")])
     absent = (table.schema.metadata or {}).get(b"absent", b"").decode()
-    return frame.to_pandas().assign(in_catalog=lambda f: f["clip_id"].isin(known)), absent
+    found = frame.to_pandas().assign(in_catalog=lambda f: f["clip_id"].isin(known))
+    for name in set(REFERENCES) & set(frame.column_names):
+        found[f"{name}_known"] = found[name].isna() | found[name].isin(known)
+    return found, absent
 
 
 def _suite(frame: Any, absent: str, older: Any) -> list[Any]:
@@ -78,7 +89,10 @@ def _suite(frame: Any, absent: str, older: Any) -> list[Any]:
         gxe.ExpectColumnValuesToBeUnique(column="clip_id"),
         gxe.ExpectColumnValuesToBeInSet(column="in_catalog", value_set=[True]),
     ]
-    columns = [c for c in frame.columns if c not in ("clip_id", "in_catalog")]
+    references = [c for c in frame.columns if c.removesuffix("_known") in REFERENCES]
+    known = [c for c in references if c.endswith("_known")]
+    found += [gxe.ExpectColumnValuesToBeInSet(column=c, value_set=[True]) for c in known]
+    columns = [c for c in frame.columns if c not in ("clip_id", "in_catalog", *references)]
     for name in columns if not absent else ():
         low, high = RANGES.get(name, (None, None))
         if (low, high) != (None, None):
@@ -86,19 +100,4 @@ def _suite(frame: Any, absent: str, older: Any) -> list[Any]:
         found.append(
             gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=1 - UNKNOWN, severity=FailureSeverity.WARNING)
         )
-        if older is not None and name in older and (kept := _range_of_mean(older[name])) and frame[name].notna().any():
-            found.append(
-                gxe.ExpectColumnMeanToBeBetween(
-                    column=name, min_value=kept[0], max_value=kept[1], severity=FailureSeverity.WARNING
-                )
-            )
-    return found
-
-
-def _range_of_mean(values: Any) -> tuple[float, float] | None:
-    """Where the mean of another version of a column is expected; None where it is no number."""
-    if values.dtype.kind not in "fi" or not values.notna().any():
-        return None
-    mean, spread = float(values.mean()), float(values.std(ddof=0))
-    room = DRIFT * spread if spread > 0 else 1e-6 + 0.01 * abs(mean)
-    return (mean - room, mean + room) if math.isfinite(mean) else None
+    return [*found, *([] if absent else expect_means(frame, older, columns))]

@@ -18,6 +18,7 @@ from stepvideo.artifact import Artifact, Store
 from stepvideo.config import digest
 from stepvideo.sink import read_events
 from stepvideo.stage import StageSpec
+from tasks.figures import figures
 from tasks.ledger import Ledger
 from tasks.stages import Cancelled, Outcome
 
@@ -198,6 +199,9 @@ def finish_child(server: Server, ledger: Ledger, artifact: Artifact) -> str:
         _log_events(client, run_id, records)
         final = {f"final/{k}": v for k, v in artifact.metrics.items()}
         _log_metrics(client, run_id, [(k, v, int(artifact.manifest["finished"] * 1000), 0) for k, v in final.items()])
+        if found := figures(artifact):
+            client.log_dict(run_id, found.as_dict(), "figures/table.json")
+            client.log_text(run_id, found.svg, "figures/plot.svg")
         client.set_tag(run_id, "digest", artifact.digest)
         client.set_terminated(run_id, FINISHED, int(artifact.manifest["finished"] * 1000))
         ledger.update_tracking(offset=offset, closed=True)

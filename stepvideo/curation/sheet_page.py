@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from stepvideo.curation import funnel
+from stepvideo.curation import funnel, sheet_captions
 from stepvideo.curation.sheet_data import Card, Sheet
 from stepvideo.evaluation.style import CSS
 from stepvideo.svg import Mark, bar_chart, histogram
@@ -22,6 +22,7 @@ def page(sheet: Sheet, listed: int) -> str:
     sections = (
         ("funnel", "What the filters leave", _funnel(sheet)),
         ("tags", "Tags and thresholds", _histograms(sheet)),
+        ("captions", "Captions", sheet_captions.section(sheet.captions)),
         ("clips", "Clips", _clips(sheet)),
         ("files", "Files and their shots", _files(sheet, listed)),
         ("quarantine", "Quarantine", _quarantine(sheet, listed)),

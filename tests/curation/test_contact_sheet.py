@@ -14,11 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from known_videos import encode, montage, numbers, shot
 
+from stepvideo import storage
 from stepvideo.curation import sheet, subsets
+from stepvideo.curation.captioning import alignment
+from stepvideo.curation.captioning.statistics import statistics
 from stepvideo.curation.config import Filter, SubsetsConfig
 from stepvideo.curation.records import clip_schema, files_schema, write_table
 from stepvideo.curation.sheet_config import SheetConfig
 from stepvideo.curation.verdicts import Verdicts
+from stepvideo.data.captions import caption_schema
 from stepvideo.data.clips import load_catalog
 from stepvideo.data.video_io import read_image, read_video, write_image
 from stepvideo.errors import ArtifactError
@@ -193,6 +197,27 @@ def test_tens_of_thousands_are_sampled_with_their_counts(tmp_path: Path) -> None
     }
     assert len(removed) == 10 and table == removed  # the page's reasons are the funnel's counts
     assert (tmp_path / "out" / "index.html").stat().st_size < 2e6
+
+
+def test_what_is_known_of_captions_is_told(inputs: dict[str, Path], tmp_path: Path) -> None:
+    blank = dict.fromkeys(caption_schema().names) | {"kind": "short", "source": "vlm", "flags": []}
+    said = [("a", "en", "a fox runs"), ("b0", "en", "a fox runs"), ("b1", "zh", "一只<b>狐狸"), ("b2", "en", "it runs")]
+    rows = [blank | {"clip_id": f"{i:0>32}", "language": lang, "text": text} for i, lang, text in said]
+    rows[3] |= {"flags": ["length"], "clip_score": 0.25}
+    folder = tmp_path / "captions"
+    write_table(rows, caption_schema(), folder / "captions.parquet")
+    pq.write_table(pa.table({"clip_id": [r["clip_id"] for r in rows]}), folder / "clips.parquet")
+    storage.write_json(folder / "statistics.json", statistics(rows) | {"without_clip_score": "no <weights>"})
+    aligned = alignment.table([r["clip_id"] for r in rows], rows, "clip", "")
+    (folder / "tables").mkdir()
+    pq.write_table(aligned, folder / "tables" / "alignment.parquet")
+    path = sheet.write_report(tmp_path / "out", inputs["curate"], inputs["subsets"], captions=folder)
+    page = Found(path.read_text(encoding="utf-8"))
+    assert "4 captions of 4 clips; 1 are doubted. No CLIP Score: no <weights>." in page.text
+    assert "all en32" + "1" + "2.7" in page.text and "2a fox runs" in page.text and "b" not in page.elements
+    plots = {svg.get("aria-label") for svg in page.elements["svg"]}
+    assert {"Length, English, in words", "Length, Chinese, in characters", "Captions by language"} <= plots
+    assert "clip_score" in page.text and "一只<b>狐狸" in page.text
 
 
 def test_configs_name_what_is_wrong() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def gated(mini, monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[Path, Path, int]] = []
 
     def gate(*failed: Finding, warnings: tuple[Finding, ...] = ()) -> list[tuple[Path, Path, int]]:
-        def check(catalog: Path, docs: Path, min_frames: int) -> GateReport:
+        def check(catalog: Path, docs: Path, min_frames: int, last: Path | None) -> GateReport:
             asked.append((catalog, docs, min_frames))
             report = GateReport(not failed, list(warnings), list(failed), docs / "index.html", 3)
             if failed:
@@ -45,3 +46,17 @@ def test_warnings_let_it_pass_and_are_told(mini, gated) -> None:
     gated(warnings=(Finding("clips", "most are captioned", "warning", "40 % are"),))
     code, out, _ = mini.cli("run", *mini.args("graph=toy_gated"))
     assert code == 0 and "warning: [clips] most are captioned: 40 % are" in out and "data docs:" in out
+
+
+def test_status_says_where_the_data_docs_are(mini, gated) -> None:
+    gated(warnings=(Finding("clips", "most are captioned", "warning", "40 % are"),))
+    mini.cli("run", *mini.args("graph=toy_gated"))
+    code, out, _ = mini.cli("status", "--store", str(mini.store.root))
+    docs = next(mini.store.root.glob("clips/*")) / "gate" / "index.html"
+    assert code == 0 and f"gate of clips passed, 1 warnings: data docs {docs}" in out
+    _, out, _ = mini.cli("status", "--json", "--store", str(mini.store.root))
+    (row, _) = json.loads(out)["stages"]
+    assert row["gate"] == {"passed": True, "warnings": 1, "docs": str(docs)}
+    gated(Finding("clips", "no clip is empty", "critical", "2 are"))
+    mini.fails("graph=toy_gated")
+    assert f"gate of clips FAILED: data docs {docs}" in mini.cli("status", "--store", str(mini.store.root))[1]

@@ -15,6 +15,7 @@ import pytest
 from stepvideo import storage
 from stepvideo.artifact import is_running
 from tasks.environment import set_defaults
+from tasks.gates import Finding, GateReport
 from tasks.prefect_server import temporary_server
 
 SLOW = "stages.fit.step_s=0.1"
@@ -55,22 +56,28 @@ def cancel(run) -> None:
         client.set_flow_run_state(run.id, Cancelling())
 
 
-def artifacts(run) -> dict[str, str]:
+def _artifacts(run) -> list[dict]:
     import httpx
 
     url = f"{os.environ['PREFECT_API_URL']}/artifacts/filter"
-    found = httpx.post(url, json={"artifacts": {"flow_run_id": {"any_": [str(run.id)]}}}).json()
-    return {a["key"]: a["type"] for a in found}
+    return httpx.post(url, json={"artifacts": {"flow_run_id": {"any_": [str(run.id)]}}}).json()
 
 
-def test_states_and_artifacts_tell_what_happened(mini, server) -> None:
+def artifacts(run) -> dict[str, str]:
+    return {a["key"]: a["type"] for a in _artifacts(run)}
+
+
+def test_states_and_artifacts_tell_what_happened(mini, server, monkeypatch: pytest.MonkeyPatch) -> None:
+    import toy_gated
+
     mini.finish(mini.process(*ON))
     rows = mini.finish(mini.process(*ON, "stages.score.offset=1"))
     first, second = flow_runs()
     assert (first.state.name, second.state.name) == ("Completed", "Completed")
     assert tasks_of(first) == dict.fromkeys(("noise", "fit", "score"), "Completed")
     assert tasks_of(second) == {"noise": "Cached", "fit": "Cached", "score": "Completed"}
-    assert artifacts(second) == {"plan": "table", "cascade-progress": "progress", "mlflow": "markdown"}
+    shown = {"plan": "table", "cascade-progress": "progress", "mlflow": "markdown"}
+    assert artifacts(second) == shown and artifacts(first) == shown | {"progress-fit": "progress"}
     assert second.parameters["until"] is None and "stages.score.offset=1" in second.parameters["overrides"]
     spec = storage.read_json(Path(rows["score"]["path"]).parent / "spec.json")
     record = storage.read_json(mini.store.root / "_runs" / spec["lineage"]["run"] / "run.json")
@@ -101,6 +108,24 @@ def test_states_and_artifacts_tell_what_happened(mini, server) -> None:
     assert {r.state.name for r in flow_runs()} == {"Completed", "Failed", "Cancelled", "Crashed"}
     assert set(tasks_of(killed).values()) == {"Cached", "Crashed"}
     assert "nothing was left open" in mini.cli("status", "--reap", "--store", str(mini.store.root))[1]
+
+    monkeypatch.setenv("STEPVIDEO_KINDS", toy_gated.KINDS)
+    mini.finish(mini.process(*ON, "graph=toy_gated", "gate=false", "tracking.mlflow=false"))
+    last = flow_runs()[-1]
+    found = {a["key"]: a for a in _artifacts(last)}
+    assert "| quarantined: no_video | 1 |" in found["funnel-clips"]["data"]
+    progress = found["progress-fit"]
+    assert (progress["description"], progress["data"]) == ("fit: 20 of 20 step", 100)
+    assert progress["flow_run_id"] == str(last.id)
+
+
+def test_a_verdict_names_what_was_found_and_where_the_docs_are() -> None:
+    from flows.board import verdict
+
+    found = [Finding("clips", "frames", severity, "3 of 9 rows", ["c1"]) for severity in ("critical", "warning")]
+    said = verdict("gate.curate", GateReport(False, found[1:], found[:1], Path("/store/gate/index.html"), 40))
+    assert "40 expectations, 1 failed, 1 warnings. Data Docs: `/store/gate/index.html`" in said
+    assert said.count("- [clips] frames: 3 of 9 rows; for example c1") == 2
 
 
 def test_with_a_server_of_its_own_a_cached_run_is_within_the_bar(mini) -> None:

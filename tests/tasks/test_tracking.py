@@ -70,6 +70,19 @@ def test_parent_children_and_what_they_hold(mini, mlflow) -> None:
     assert not list(mini.folder.glob("**/mlruns"))
 
 
+def test_what_the_curation_left_is_a_table_and_a_plot(mini, mlflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    import toy_gated
+
+    monkeypatch.setenv("STEPVIDEO_KINDS", toy_gated.KINDS)
+    mini.run(*mlflow.on, "graph=toy_gated", "gate=false")
+    run_id = mlflow.children()["clips"].info.run_id
+    kept = {a.path for a in mlflow.client.list_artifacts(run_id, "figures")}
+    assert kept == {"figures/table.json", "figures/plot.svg"}
+    table = storage.read_json(Path(mlflow.client.download_artifacts(run_id, "figures/table.json", str(mini.folder))))
+    assert table["columns"] == ["step", "count"] and ["quarantined: no_video", 1] in table["data"]
+    assert not mlflow.client.list_artifacts(mlflow.children()["fit"].info.run_id, "figures")
+
+
 def test_a_cached_stage_is_linked_to_the_run_that_made_it(mini, mlflow) -> None:
     mini.run(*mlflow.on)
     made = {name: r.info.run_id for name, r in mlflow.children().items()}

@@ -8,6 +8,7 @@ from toy_stages import KINDS as TOYS
 from toy_stages import NoiseConfig, noise
 
 from flows.graph import Row
+from stepvideo import storage
 from stepvideo.stage import StageContext
 
 STAGES = {"clips": "curate", "fit": "toy-fit"}
@@ -29,4 +30,6 @@ def rows(cfg) -> list[Row]:
 
 
 def clips(ctx: StageContext) -> dict[str, float]:
+    about = {"files": 2, "accepted": 1, "quarantined": {"no_video": 1}, "shots": 3, "dropped_shots": 0}
+    storage.write_json(ctx.out / "funnel.json", about | {"kinds": {"clip": 3}})
     return noise(ctx)

@@ -1,0 +1,128 @@
+"""The gates over captions and subsets: references hold, texts are texts, sets are nested, no drift unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stepvideo import storage
+from stepvideo.curation.funnel import SUBSETS
+from stepvideo.data.caption_kinds import CAPTION_KINDS, HUMAN, LANGUAGES, SOURCES
+from stepvideo.data.captions import CAPTIONS, CLIPS
+from stepvideo.data.clips import CATALOG
+from stepvideo.errors import StepVideoError
+from tasks.drift import expect_means
+from tasks.gates import GateReport, gate
+
+SUITE_VERSION = 1  # as in `gates`
+FLAGGED = 0.5  # share of captions that the checks doubt, above which there is a warning
+IN_CATALOG = "in_catalog"
+
+
+def check_captions(made: Path, catalog_dir: Path, docs_dir: Path, last: Path | None = None) -> GateReport:
+    """Validate an artifact of the stage `captions` or `labels`; Data Docs go to `docs_dir`.
+
+    Args:
+        last: an earlier version of it.
+
+    Raises:
+        GateFailed: a caption is empty, twice there or of no clip, or a clip of the catalog is not accounted for.
+    """
+    paths = [made / CAPTIONS, made / CLIPS]
+    before = [last / CAPTIONS] if last else []
+
+    def load() -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        known = _known(catalog_dir)
+        captions, clips = _captions(made, known), _read(made / CLIPS, known)
+        accounted = set(clips["clip_id"])
+        clips["whole_catalog"] = accounted == known
+        older = _captions(last, known) if last else None
+        return {"captions": captions, "clips": clips}, {
+            "captions": _captions_suite(captions, older),
+            "clips": [*_keys(), _true("whole_catalog")],
+        }
+
+    return gate(_version([*paths, *before], catalog_dir), load, docs_dir, f"the captions in {made}")
+
+
+def check_subsets(made: Path, catalog_dir: Path, docs_dir: Path, last: Path | None = None) -> GateReport:
+    """Validate an artifact of the stage `subsets`; Data Docs go to `docs_dir`.
+
+    Raises:
+        GateFailed: a set has a clip twice or one that the catalog has not, or is not within the one that it is from.
+        StepVideoError: there is no subset.
+    """
+    paths = sorted(Path(made).glob("*.parquet"))
+    if not paths:
+        raise StepVideoError(f"{made} has no *.parquet; the stage `subsets` makes them")
+
+    def load() -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        known = _known(catalog_dir)
+        frames = {p.stem: _read(p, known) for p in paths}
+        members = {name: set(frame["clip_id"]) for name, frame in frames.items()}
+        for name, frame in frames.items():
+            outer = members.get(_outer(name), known)
+            frame["nested"] = frame["clip_id"].isin(outer)
+        return frames, {name: [*_keys(), _true("nested")] for name in frames}
+
+    return gate(_version(paths, catalog_dir), load, docs_dir, f"the subsets in {made}")
+
+
+def _outer(name: str) -> str:
+    """The set that a set must lie in."""
+    if name in SUBSETS[1:]:
+        return SUBSETS[SUBSETS.index(name) - 1]
+    return {"images_2": "images"}.get(name, SUBSETS[0] if name.startswith("sft_") else "")
+
+
+def _captions(folder: Path, known: set[str]) -> Any:
+    frame = _read(folder / CAPTIONS, known)
+    frame["flagged"] = [float(len(flags) > 0) for flags in frame["flags"]]
+    frame["letters"] = [float(len(text)) for text in frame["text"]]
+    return frame.drop(columns=["flags"])
+
+
+def _captions_suite(frame: Any, older: Any) -> list[Any]:
+    import great_expectations.expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    allowed = {"kind": CAPTION_KINDS, "language": LANGUAGES, "source": (*SOURCES, HUMAN)}
+    return [
+        _true(IN_CATALOG),
+        *(gxe.ExpectColumnValuesToBeInSet(column=c, value_set=list(v)) for c, v in allowed.items()),
+        gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\S"),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["clip_id", "kind", "language", "text"]),
+        *(gxe.ExpectColumnValuesToBeBetween(column=c, min_value=0) for c in ("tokens_in", "tokens_out", "cost")),
+        gxe.ExpectColumnValuesToBeBetween(column="clip_score", min_value=-1, max_value=1),
+        gxe.ExpectColumnMeanToBeBetween(column="flagged", max_value=FLAGGED, severity=FailureSeverity.WARNING),
+        *expect_means(frame, older, ["flagged", "letters", "clip_score"]),
+    ]
+
+
+def _keys() -> list[Any]:
+    import great_expectations.expectations as gxe
+
+    unique = gxe.ExpectColumnValuesToBeUnique(column="clip_id")
+    return [gxe.ExpectColumnValuesToNotBeNull(column="clip_id"), unique, _true(IN_CATALOG)]
+
+
+def _true(column: str) -> Any:
+    import great_expectations.expectations as gxe
+
+    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True])
+
+
+def _read(path: Path, known: set[str]) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pandas().assign(**{IN_CATALOG: lambda f: f["clip_id"].isin(known)})
+
+
+def _known(catalog_dir: Path) -> set[str]:
+    from stepvideo.data.clips import load_table
+
+    return set(load_table(catalog_dir)["clip_id"].to_pylist())
+
+
+def _version(paths: list[Path], catalog_dir: Path) -> dict[str, Any]:
+    return {"suite": SUITE_VERSION, "files": [storage.sha256_file(p) for p in [catalog_dir / CATALOG, *paths]]}

@@ -21,6 +21,9 @@ class Calibration:
     """Defaults are priors. `provenance` names those constants that are not: "fitted" or "measured", and on what."""
 
     gemm_efficiency: float = _constant(0.75, 0.3, 0.95, "share of the peak that an endless matrix product reaches")
+    gemm_wave: float = _constant(
+        1.0, 0.0, 1.0, "share of the empty part of a product's last wave of tiles that is lost"
+    )
     gemm_unaligned: float = _constant(
         0.4, 0.1, 1.0, "share of its efficiency left to a product whose rows are of odd length"
     )
@@ -29,8 +32,8 @@ class Calibration:
     memory_efficiency: float = _constant(0.75, 0.3, 0.95, "share of the memory's bandwidth that operators reach")
     kernel_s: float = _constant(4e-6, 0.0, 3e-5, "seconds of the GPU that a kernel takes beside its work")
     launch_s: float = _constant(6e-6, 1e-6, 5e-5, "seconds the host takes to start one kernel")
-    intra_efficiency: float = _constant(0.75, 0.2, 0.95, "share of the links inside a node that collectives reach")
-    inter_efficiency: float = _constant(0.64, 0.1, 0.95, "share of the links between nodes that collectives reach")
+    intra_efficiency: float = _constant(0.78, 0.2, 0.95, "share of the links inside a node that collectives reach")
+    inter_efficiency: float = _constant(0.8, 0.1, 0.95, "share of the links between nodes that collectives reach")
     intra_latency_s: float = _constant(5e-6, 5e-7, 3e-5, "seconds a collective takes for each hop inside a node")
     inter_latency_s: float = _constant(2e-5, 2e-6, 1e-4, "seconds a collective takes for each hop between nodes")
     tensor_overlap: float = _constant(0.0, 0.0, 0.95, "share of tensor ranks' exchanges behind computation")

@@ -114,8 +114,9 @@ def context_exchange(work: Workload, layer: Layer, samples: Array, plan: Plan, g
 
 
 def hand_over(work: Workload, tokens: float, samples: Array, plan: Plan, g: Groups) -> Array:
-    """Seconds to hand the activations of one micro-batch to the next stage."""
-    size = samples * tokens * work.network.hidden * work.element / plan.context / plan.tensor
+    """Seconds to hand the activations of one micro-batch to the next stage; every tensor rank sends what it has."""
+    shared = np.where(plan.sequence_parallel, plan.tensor, 1)
+    size = samples * tokens * work.network.hidden * work.element / plan.context / shared
     return g.pipeline.send(size) * (1 - g.pipeline.calibration.pipeline_overlap)
 
 

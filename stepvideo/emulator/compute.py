@@ -15,6 +15,7 @@ from stepvideo.emulator.hardware import GPU
 from stepvideo.emulator.plan import Plan
 from stepvideo.emulator.workload import Attention, Gemm, Layer, Pointwise, Workload
 
+TILE = 128, 256  # outputs of a product that one multiprocessor computes at once
 UNFUSED = 4.0  # elements moved of each attention score forward: written, read and written by softmax, read
 BACKWARD = 2.0  # as many operations and bytes as forward
 
@@ -31,12 +32,14 @@ class Machine:
     element: int = 2
 
     def product(self, m: Array, k: Array, n: Array, width: Array = 0) -> Array:
-        """Seconds of a product beside `kernel_s`: of its operations, or of its traffic with memory.
+        """Seconds of a product beside `kernel_s`: of waves of tiles, the last of them part empty, or of its traffic.
 
         width: the length of rows in memory: tensor cores load two elements or more at once, and not an odd number.
         """
         c = self.calibration
-        work = 2 * m * k * n / (self.gpu.peak(self.precision) * c.gemm_efficiency)
+        waves = np.ceil(np.ceil(m / TILE[0]) * np.ceil(n / TILE[1]) / self.gpu.multiprocessors)
+        empty = waves * self.gpu.multiprocessors * TILE[0] * TILE[1] - m * n
+        work = 2 * (m * n + c.gemm_wave * empty) * k / (self.gpu.peak(self.precision) * c.gemm_efficiency)
         work = np.where(np.asarray(width) % 2, work / c.gemm_unaligned, work)
         return np.maximum(work, self.moved((m * k + k * n + m * n) * self.element))
 

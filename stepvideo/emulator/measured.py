@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepvideo.emulator.calibration import Calibration
 from stepvideo.emulator.hardware import GPU, find
 from stepvideo.emulator.networks import Decoder, decoder_workload
 from stepvideo.emulator.plan import NUMBERS, Plan
@@ -42,20 +43,50 @@ class Runs:
         return replace(self, plan=plan, seconds=self.seconds[keep], lines=self.lines[keep])
 
     def recomputing(self, share: float) -> Runs:
+        """The same, all of it with that share of layers recomputed."""
         return replace(self, plan=replace(self.plan, recompute=share))
 
 
 @dataclass(frozen=True)
 class File:
-    """All runs of a file, by model. `recompute`: None where the file's project does not say whether they recompute."""
+    """All runs of a file, by model.
+
+    prior, fitted: constants to begin with, and those that the measurements are to decide.
+    """
 
     name: str
+    form: Form
     gpu: GPU
     runs: tuple[Runs, ...]
-    recompute: float | None
 
     def __len__(self) -> int:
         return sum(map(len, self.runs))
+
+    @property
+    def prior(self) -> Calibration:
+        return Calibration().with_("prior of such runs", **self.form.known)
+
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """Constants of links that no row of the file uses stay out."""
+        outside = any(r.plan.gpus.max() > self.gpu.gpus_per_node for r in self.runs)
+        return self.form.fitted + (BETWEEN_NODES if outside else ())
+
+    def parts(self, runs: Runs) -> list[tuple[str, NDArray[np.bool_]]]:
+        """What is held out at once, with a mask of its rows: a whole model, or a layout of one."""
+        if not self.form.by_layout:
+            return [(runs.model, np.ones(len(runs), bool))]
+        layouts = np.broadcast_arrays(*(getattr(runs.plan, n) for n in LAYOUT), runs.seconds)[:-1]
+        rows = np.stack(layouts, axis=1)
+        names = (", ".join(f"{n} {x}" for n, x in zip(LAYOUT, row) if x > 1) for row in np.unique(rows, axis=0))
+        return [
+            (f"{runs.model}: {name or 'one GPU'}", (rows == row).all(axis=1))
+            for name, row in zip(names, np.unique(rows, axis=0))
+        ]
+
+
+LAYOUT = ("tensor", "context", "pipeline", "data")
+BETWEEN_NODES = ("inter_efficiency", "inter_latency_s")
 
 
 @dataclass(frozen=True)
@@ -69,7 +100,10 @@ class Form:
     plan: Callable[[Mapping[str, Any]], dict[str, float]]
     milliseconds: str
     gpu: Callable[[], GPU]
-    recompute: float | None
+    known: Mapping[str, float]  # constants that such runs are said to have
+    fitted: tuple[str, ...]
+    may_recompute: bool  # the project does not say if it did
+    by_layout: bool  # held out is a layout (all its numbers of micro-batches) instead of a whole model
 
 
 def _gpt(row: Mapping[str, Any]) -> tuple[str, Callable[[], Workload]]:
@@ -112,6 +146,8 @@ def _llama_plan(row: Mapping[str, Any]) -> dict[str, float]:
     return {field: row[column] for field, column in names.items()} | {"zero": 1, "sequence_parallel": True}
 
 
+COMPUTE = ("gemm_efficiency", "memory_efficiency", "kernel_s", "intra_efficiency", "intra_latency_s")
+
 FORMS = (
     Form(
         columns=("gpus", "global_batch", "micro_batch", "hidden_size", "attention_heads", "layers", "sequence_length")
@@ -122,7 +158,10 @@ FORMS = (
         plan=_gpt_plan,
         milliseconds="iteration_time_ms",
         gpu=lambda: replace(find("A100"), inter_gbs=12.5),  # 800 Gb/s a node (vTrain `src/config.py`)
-        recompute=None,
+        known={"data_overlap": 0.0, "launch_s": 3e-5},  # no gradient buckets; eager Python of 2021
+        fitted=(*COMPUTE, "gemm_unaligned", "launch_s"),
+        may_recompute=True,
+        by_layout=False,
     ),
     Form(
         columns=("config", "width_of", "layers", "tensor_parallel", "context_parallel", "pipeline_parallel")
@@ -133,7 +172,10 @@ FORMS = (
         plan=_llama_plan,
         milliseconds="measured_ms",
         gpu=lambda: find("B200"),
-        recompute=0.0,
+        known={"data_overlap": 0.0},  # overlap is switched off (SimuMax `docs/b200/b200_real_repro_guide.md`)
+        fitted=(*COMPUTE, "attention_efficiency"),
+        may_recompute=False,
+        by_layout=True,
     ),
 )
 
@@ -162,7 +204,25 @@ def read(path: Path) -> File:
     if not models:
         raise ConfigError(f"measurements {path}: no rows below the header")
     runs = tuple(_runs(path, name, work, rows) for name, (work, rows) in models.items())
-    return File(path.name, form.gpu(), runs, form.recompute)
+    gpu = form.gpu()
+    if form.may_recompute and any(_activations_overflow(r, gpu) for r in runs):
+        runs = tuple(r.recomputing(1.0) for r in runs)
+    return File(path.name, form, gpu, runs)
+
+
+def _activations_overflow(runs: Runs, gpu: GPU) -> bool:
+    """Whether a row would not fit without recomputation; a study recomputes in all its runs or in none.
+
+    Activations after arXiv:2205.05198, Eq. 2 and 4: 34 bytes a token and channel, and 5 a score where attention is not
+    fused. Weights, gradients and Adam's state: 18 bytes a parameter, 12 of which ZeRO divides.
+    """
+    p, n, bucket = runs.plan, runs.work.network, runs.work.buckets[0]
+    scores = sum(5 * a.heads * a.keys for a in bucket.layer.attentions if not a.fused)
+    shared = np.where(p.sequence_parallel, p.tensor, 1)
+    token = n.hidden * (10 / shared + 24 / p.tensor) + scores / p.tensor
+    held = n.parameters / p.tensor / p.pipeline * np.where(p.zero > 0, 6 + 12 / p.data, 18)
+    alive = np.minimum(p.pipeline, p.micro_batches) * p.micro_batch * bucket.tokens / p.context
+    return bool(np.any(alive * token * n.layers / p.pipeline + held > gpu.memory))
 
 
 def _runs(path: Path, name: str, work: Callable[[], Workload], rows: list) -> Runs:
@@ -171,8 +231,8 @@ def _runs(path: Path, name: str, work: Callable[[], Workload], rows: list) -> Ru
         found = work()
     except ConfigError as e:
         raise ConfigError(f"measurements {path}, line {line}: {e}") from e
-    plan = Plan(**{field: np.array([p[field] for p, _, _ in rows]) for field in rows[0][0]})
-    return Runs(name, found, plan, np.array([s for _, s, _ in rows]), np.array([n for _, _, n in rows]))
+    numbers: Any = {field: np.array([p[field] for p, _, _ in rows]) for field in rows[0][0]}
+    return Runs(name, found, Plan(**numbers), np.array([s for _, s, _ in rows]), np.array([n for _, _, n in rows]))
 
 
 def _form(path: Path, header: list[str]) -> Form:

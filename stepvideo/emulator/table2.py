@@ -73,6 +73,7 @@ START = (0.55, 0.5, 0.6, 0.5)
 OFF = Calibration(
     attention_half=0.0,
     memory_efficiency=0.95,
+    gemm_wave=0.0,
     kernel_s=0.0,
     launch_s=1e-6,
     intra_latency_s=5e-7,

@@ -1,0 +1,79 @@
+"""Fits the constants of the cost model to measured steps, within their physical ranges and drawn to their priors.
+
+Least squares of log(predicted / measured), with each constant's log(value / prior) as one more observation: what the
+measurements do not say stays as it was. Nothing else is fitted: no term of a row's configuration. Needs scipy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepvideo.emulator.calibration import Calibration, ranges
+from stepvideo.emulator.hardware import Cluster
+from stepvideo.emulator.measured import File, Runs
+from stepvideo.emulator.step import step
+
+ROW, PRIOR = 0.1, 0.7  # standard deviations of the logarithms: of a row's error, and of a constant about its prior
+
+
+def predict(file: File, runs: Runs, calibration: Calibration) -> NDArray[np.float64]:
+    """Seconds of every row."""
+    gpus = int(np.max(runs.plan.gpus))
+    return np.broadcast_to(step(runs.work, Cluster(file.gpu, gpus), runs.plan, calibration).total, len(runs))
+
+
+def fit(file: File, runs: Sequence[Runs] | None = None) -> Calibration:
+    """Constants that suit `runs` (default: all of the file), beginning from the priors of its kind of file."""
+    from scipy.optimize import least_squares
+
+    runs, names, prior = runs or file.runs, file.fitted, file.prior
+    start = np.array([getattr(prior, n) for n in names])
+    low, high = np.array([ranges()[n] for n in names]).T
+
+    def at(logs: NDArray[np.float64]) -> Calibration:
+        values = np.clip(np.exp(logs), low, high)
+        return prior.with_(f"fitted on {file.name}", **dict(zip(names, values.tolist())))
+
+    def residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+        calibration = at(logs)
+        rows = [np.log(predict(file, r, calibration) / r.seconds) / ROW for r in runs]
+        return np.concatenate([*rows, (logs - np.log(start)) / PRIOR])
+
+    found = least_squares(
+        residuals,
+        np.log(start),
+        bounds=(np.log(np.maximum(low, 1e-9)), np.log(high)),
+        loss="soft_l1",
+        diff_step=1e-3,
+        max_nfev=100,
+    )
+    return at(found.x)
+
+
+@dataclass(frozen=True)
+class Held:
+    """One part of a file predicted by constants that were fitted without it."""
+
+    name: str
+    runs: Runs
+    error: NDArray[np.float64]  # predicted / measured - 1
+
+
+def held_out(file: File) -> Iterator[Held]:
+    """Every part of the file (`Form.parts`) by constants fitted on the rest."""
+    for i, runs in enumerate(file.runs):
+        for name, mask in file.parts(runs):
+            rest = [r for j, r in enumerate(file.runs) if j != i]
+            rest += [runs.only(~mask)] * bool((~mask).any())
+            part = runs.only(mask)
+            yield Held(name, part, predict(file, part, fit(file, rest)) / part.seconds - 1)
+
+
+def transferred(file: File, calibration: Calibration) -> Iterator[Held]:
+    """Every model of the file by given constants."""
+    for runs in file.runs:
+        yield Held(runs.model, runs, predict(file, runs, calibration) / runs.seconds - 1)

@@ -179,12 +179,14 @@ def decoder_workload(m: Decoder, gradient: int = 4) -> Workload:
         ),
         exchanges=2,
         exchanged=s * d * e,
+        regathers=2,
     )
     ends = Layer(
         gemms=(Gemm("vocabulary", s, d, m.vocabulary),),
         pointwise=(Pointwise("loss", 2 * e * s * m.vocabulary, 6, wide=m.fused),),
         exchanges=1,
         exchanged=s * d * e,
+        regathers=1,
     )
     weights = d * (m.heads + 2 * kv) * hd + d * d + (up + 1) * d * ffn + 4 * d
     network = Network("decoder", m.layers, d, m.heads, kv, ffn, weights, m.vocabulary * d * (2 if m.gated else 1))

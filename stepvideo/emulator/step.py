@@ -83,10 +83,9 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
     forward, backward = layer_seconds(work, bucket.layer, samples, plan, machine)
     tensor = comm.tensor_exchange(bucket.layer, samples, plan, g)
     context = comm.context_exchange(work, bucket.layer, samples, plan, g, forward.attention)
-    exchanged = tensor + context
     stall = [_stall(p) for p in (forward, backward)]
-    one_f = layers * (_busy(forward) + exchanged + stall[0])
-    one_b = layers * (_busy(backward) + exchanged + stall[1])
+    one_f = layers * (_busy(forward) + tensor[0] + context + stall[0])
+    one_b = layers * (_busy(backward) + tensor[1] + context + stall[1])
     again = plan.recompute * one_f
     p2p = comm.hand_over(work, bucket.tokens, samples, plan, g)
     whole = pipeline_time(one_f, one_b + again, plan.pipeline, plan.virtual, m, p2p)
@@ -97,7 +96,7 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
         "attention": layers * (forward.attention + backward.attention),
         "memory": layers * (forward.memory + backward.memory) + sum(p.memory for p in ends),
         "launch": layers * sum(stall) + sum(_stall(p) for p in ends),
-        "tensor": 2 * layers * tensor + 2 * comm.tensor_exchange(bucket.ends, samples, plan, g),
+        "tensor": layers * sum(tensor) + sum(comm.tensor_exchange(bucket.ends, samples, plan, g)),
         "context": 2 * layers * context,
         "recompute": again,
     }

@@ -70,13 +70,18 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Layer:
-    """Operators of one sample, and `exchanges`: how often tensor ranks gather and reduce `exchanged` bytes, forward."""
+    """Operators of one sample, and what tensor ranks exchange.
+
+    exchanges: how often they gather and reduce `exchanged` bytes, forward and again backward. regathers: how often
+    they gather once more in backward, where sequence-parallel ranks keep only their tokens (arXiv:2205.05198 §4.2.2).
+    """
 
     gemms: tuple[Gemm, ...] = ()
     attentions: tuple[Attention, ...] = ()
     pointwise: tuple[Pointwise, ...] = ()
     exchanges: int = 0
     exchanged: float = 0.0
+    regathers: int = 0
 
     @property
     def flops(self) -> float:

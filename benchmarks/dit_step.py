@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from stepvideo.data.source import Batch
+from stepvideo.emulator.activations import MicroBatch
 from stepvideo.emulator.dit_memory import dit_parameters
 from stepvideo.emulator.flops import training_flops, video_tokens
-from stepvideo.emulator.train_memory import MicroBatch, Training, train_memory
+from stepvideo.emulator.train_memory import Training, train_memory
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
 from stepvideo.parallel.config import TrainParallelConfig

@@ -16,6 +16,7 @@ from stepvideo.curation import funnel_command as funnel
 from stepvideo.curation.browse import command as browse
 from stepvideo.curation.labelling import command as label
 from stepvideo.data import balance_command as balance
+from stepvideo.emulator import command as emulate
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
 from stepvideo.inference.embed import command as embed
@@ -144,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         module.add_arguments(command(name, module.call, module.HELP))
     recipe.add_arguments(command("recipe", _recipe, recipe.HELP))
     fits.add_arguments(command("fits", _fits, fits.HELP))
+    above = (emulate.Command("fits", fits.HELP, fits.add_arguments, _fits),)
+    emulate.add_arguments(commands.add_parser("emulate", help=emulate.HELP, description=emulate.HELP), above)
     return parser
 
 

@@ -11,7 +11,8 @@ from stepvideo.data.balance_config import BucketConfig
 from stepvideo.data.balance_sizes import eq12, solve_alpha
 from stepvideo.data.buckets import Bucket, buckets, sample_tflops
 from stepvideo.data.config import LatentsConfig
-from stepvideo.emulator.train_memory import MicroBatch, Training, TrainMemory, train_memory
+from stepvideo.emulator.activations import MicroBatch
+from stepvideo.emulator.train_memory import Training, TrainMemory, train_memory
 from stepvideo.models.config import VAEConfig
 from stepvideo.training.config import TrainConfig
 

@@ -24,6 +24,7 @@ from stepvideo.curation.labelling.config import LabelsConfig, LabelsRuntime
 from stepvideo.curation.labelling.questions import FAIL, PASS, QUESTIONS, SLOTS, UNSURE, Vote, pseudonym
 from stepvideo.curation.labelling.table import read_labels, write_labels
 from stepvideo.curation.records import clip_schema, files_schema, write_table
+from stepvideo.curation.views import connect
 from stepvideo.data.captions import caption_schema, load_captions, load_sources
 from stepvideo.data.clips import load_ids
 from stepvideo.data.video_io import read_video, write_video
@@ -131,7 +132,7 @@ def test_answers_become_one_table(tasks: Path, tmp_path: Path, capsys: pytest.Ca
     assert "1 approved, 1 rejected, 2 open" in out and f"open: {name(2)}: motion: nobody is sure" in out
     labels = read_labels(tmp_path / "labels.parquet")
     assert [r["approved"] for r in labels] == [True, False, None, None]
-    assert labels[0]["captions"] == {"short_en": "a better caption"} and labels[1]["watermark_ok"] is False
+    assert labels[0]["corrected"] == {"short_en": "a better caption"} and labels[1]["watermark_ok"] is False
     assert labels[0]["votes"][0]["annotator"] == pseudonym(" ann") and "Ann" not in str(labels)
     first = checksums(tmp_path)["labels.parquet"]
     assert imported(tasks, tmp_path / "labels.parquet", csv_file) == 0
@@ -155,7 +156,7 @@ def test_label_studio_comes_back_the_same(tasks: Path, tmp_path: Path) -> None:
     assert imported(tasks, tmp_path / "labels.parquet", tmp_path / "export.json") == 0
     labels = read_labels(tmp_path / "labels.parquet")
     assert [r["approved"] for r in labels] == [True, True]
-    assert [r["captions"] for r in labels] == [{}, {"short_en": "un chat"}]
+    assert [r["corrected"] for r in labels] == [{}, {"short_en": "un chat"}]
     assert labels[0]["votes"][0]["annotator"] == pseudonym("ann@x.org")
 
 
@@ -201,9 +202,9 @@ def test_two_who_disagree_leave_it_open_until_a_third_or_an_adjudicator_decides(
     assert [r["clip_id"] for r in rows(tmp_path / "open")] == [name(0), name(1)]
     assert decided(ann, bob, least=2) == [(None, "open")] * 3
     assert decided(ann, bob, eve) == [(True, "majority"), (True, "agreed"), (True, "agreed")]
-    assert read_labels(out)[1]["captions"] == {"short_en": "two"}
+    assert read_labels(out)[1]["corrected"] == {"short_en": "two"}
     assert decided(ann, bob, adjudicator="bob") == [(False, "adjudicated"), (True, "adjudicated"), (True, "agreed")]
-    assert read_labels(out)[1]["captions"] == {"short_en": "two"}
+    assert read_labels(out)[1]["corrected"] == {"short_en": "two"}
     assert imported(tasks, out, ann, adjudicator="nobody") == 2
     assert "no answer by that name" in capsys.readouterr().err
 
@@ -262,3 +263,11 @@ def test_corrections_win_wherever_captions_are_read(places: dict[str, Path], tmp
         stage.run(context("strange", config, **given))
     with pytest.raises(ArtifactError, match="stepvideo label import"):
         read_labels(places["curate"] / "catalog.parquet")
+
+
+def test_its_columns_join_the_catalog(places: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "tags" / "tables" / "labels.parquet"
+    write_labels(adjudicate([Vote(name(1), "a", dict.fromkeys(QUESTIONS, PASS))]), path)
+    query = "SELECT clip_id FROM clips WHERE approved AND motion_ok AND len(votes) = 1"
+    found = connect(places["curate"], tables=[tmp_path / "tags"]).execute(query).fetchall()
+    assert found == [(name(1),)]

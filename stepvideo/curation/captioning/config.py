@@ -46,7 +46,7 @@ class ChecksConfig:
     repeats: int = 5  # a model that says the same of so many clips did not look
     short_words: list[int] = field(default_factory=lambda: [3, 40])  # least and most; Chinese counts characters / 1.5
     dense_words: list[int] = field(default_factory=lambda: [25, 250])
-    clip_score: float = 0.15  # lower CLIP Scores are flagged, where there is a CLIP
+    clip_score: float = 0.15  # lower CLIP Scores are flagged, where a released CLIP gives them
 
 
 @dataclass

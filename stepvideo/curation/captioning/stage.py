@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stepvideo import storage
@@ -24,7 +25,7 @@ from stepvideo.config import digest, dump, result_part
 from stepvideo.curation.backends import Absent
 from stepvideo.curation.captioning import alignment, checks, prompts, rules
 from stepvideo.curation.captioning.ask import UNANSWERED, Answer, Journal, Order, ask
-from stepvideo.curation.captioning.config import CaptionsConfig
+from stepvideo.curation.captioning.config import CaptionsConfig, ChecksConfig
 from stepvideo.curation.captioning.facts import Facts, facts, read_tags
 from stepvideo.curation.captioning.statistics import brief, statistics
 from stepvideo.curation.records import Row, write_table
@@ -63,7 +64,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     answers = _answers(ctx, [Order(c, known[c.clip_id], w) for c in clips if (w := _wanted(c, known, config))])
     rows = [row for clip in clips for row in _rows(clip, known[clip.clip_id], answers, config)]
     backend, absent = _align(ctx, rows)
-    flags = _flag(rows, known, config)
+    flags = _flag(rows, known, _limits(config.checks, backend))
     seen = [_clip_row(clip, rows_of, answers, config) for clip, rows_of in _by_clip(clips, rows)]
     failed = [_failure(a) for a in _in_order(clips, answers) if a.reason]
     write_table(rows, caption_schema(), ctx.out / CAPTIONS)
@@ -218,12 +219,18 @@ def _cost(tokens_in: int, tokens_out: int, config: CaptionsConfig) -> float:
     return (tokens_in * config.model.price_in + tokens_out * config.model.price_out) / 1e6
 
 
-def _flag(rows: Sequence[Row], known: Mapping[str, Facts], config: CaptionsConfig) -> list[Row]:
+def _limits(config: ChecksConfig, backend: str) -> ChecksConfig:
+    """The threshold of CLIP Scores is one of released CLIPs; what the small one says of clips of the world outside is
+    kept, and doubts nothing."""
+    return config if backend == "clip" else replace(config, clip_score=-1.0)
+
+
+def _flag(rows: Sequence[Row], known: Mapping[str, Facts], config: ChecksConfig) -> list[Row]:
     """Write the flags into the rows; returns one row a flag, with its reason."""
-    often = checks.repeated(rows, config.checks)
+    often = checks.repeated(rows, config)
     why = []
     for row in rows:
-        found = checks.check(row, known[row["clip_id"]], config.checks)
+        found = checks.check(row, known[row["clip_id"]], config)
         if row["source"] == "vlm" and row["text"] in often:
             found.append(("repeated", f"{often[row['text']]} clips have it"))
         row["flags"] = list(dict.fromkeys(flag for flag, _ in found))

@@ -81,8 +81,8 @@ def pseudonym(name: str) -> str:
 def schema() -> pa.Schema:
     """Columns of labels.parquet, one row a clip: what was decided, and every vote that it was decided from.
 
-    The columns NAME_ok and `approved` can be thresholds like those of any side table; null is open. `captions` is JSON,
-    slot → corrected caption.
+    The columns NAME_ok and `approved` can be thresholds like those of any side table; null is open. `corrected` is
+    JSON, slot → caption.
     """
     import pyarrow as pa
 
@@ -91,7 +91,7 @@ def schema() -> pa.Schema:
     return pa.schema(
         [
             *(("clip_id", pa.string()), ("approved", pa.bool_()), *((f"{q}_ok", pa.bool_()) for q in QUESTIONS)),
-            *(("captions", pa.string()), ("decided", pa.string()), ("annotators", pa.int32())),
+            *(("corrected", pa.string()), ("decided", pa.string()), ("annotators", pa.int32())),
             ("votes", pa.list_(pa.struct(vote))),
         ],
         metadata={"version": VERSION, "note": "labels by people (report §7.2); annotators are pseudonyms"},

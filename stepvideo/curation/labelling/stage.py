@@ -49,7 +49,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     known = set(load_table(ctx.inputs["curate"])["clip_id"].to_pylist())
     if unknown := [r["clip_id"] for r in labels if r["clip_id"] not in known]:
         raise ArtifactError(f"{path} has {len(unknown)} clips that the catalog has not, such as {unknown[0]}")
-    corrected = {r["clip_id"]: r["captions"] for r in labels if r["captions"]}
+    corrected = {r["clip_id"]: r["corrected"] for r in labels if r["corrected"]}
     rows = _corrected(read_rows(captions / CAPTIONS), corrected)
     seen = _counted(read_rows(captions / CLIPS), rows)
     write_table(rows, caption_schema(), ctx.out / CAPTIONS)

@@ -20,7 +20,7 @@ def write_labels(labels: Sequence[Label], path: Path) -> None:
 
 
 def read_labels(path: Path) -> list[dict[str, Any]]:
-    """The rows, with `captions` as slot → caption. Raises ArtifactError: it is no table of labels as made here."""
+    """The rows, with `corrected` as slot → caption. Raises ArtifactError: it is no table of labels as made here."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -35,7 +35,7 @@ def read_labels(path: Path) -> list[dict[str, Any]]:
     rows = table.to_pylist()
     if len({r["clip_id"] for r in rows}) < len(rows):
         raise ArtifactError(f"{path} has a clip twice; make it again: stepvideo label import")
-    return [r | {"captions": json.loads(r["captions"])} for r in rows]
+    return [r | {"corrected": json.loads(r["corrected"])} for r in rows]
 
 
 def _row(label: Label) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def _row(label: Label) -> dict[str, Any]:
         "clip_id": label.clip_id,
         "approved": label.approved,
         **{f"{q}_ok": label.verdicts[q] for q in QUESTIONS},
-        "captions": _json(label.captions),
+        "corrected": _json(label.captions),
         "decided": label.decided,
         "annotators": len(label.votes),
         "votes": [_vote(v) for v in label.votes],

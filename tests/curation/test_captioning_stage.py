@@ -227,7 +227,8 @@ stage.run(StageContext(config(sys.argv[1], runtime={{"in_flight": 1}}), inputs, 
         process.wait()
         first = len(fake.bodies)
     journal = next(ctx.work.glob("answers-*.jsonl"))
-    kept = [line for line in map(json.loads, journal.read_text().splitlines()) if not line["reason"]]
+    lines = [json.loads(line) for line in journal.read_text().splitlines() if line]
+    kept = [answer for answer in lines if not answer["reason"]]
     assert first == 6 and len(kept) == 5  # and perhaps those of the clip that is broken, for which nobody is asked
     with journal.open("a") as f:
         f.write('{"clip_id": "torn by the')

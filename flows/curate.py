@@ -29,5 +29,5 @@ def next_command(places: Mapping[str, Path]) -> str:
     Args:
         places: stage → folder of its artifact.
     """
-    tables = " ".join(f"--tables {places[name]}" for name in head.JUDGES if name in places)
-    return f"stepvideo funnel {places['curate']} {tables} --uncaptioned 'motion_mean>=10%'"
+    store = places["curate"].parents[2]
+    return f"stepvideo browse {store} | stepvideo funnel {store} --uncaptioned 'motion_mean>=10%'"

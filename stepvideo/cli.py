@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stepvideo import __version__
 from stepvideo.curation import funnel_command as funnel
+from stepvideo.curation import sheet_command as sheet
 from stepvideo.curation.browse import command as browse
 from stepvideo.curation.labelling import command as label
 from stepvideo.data import balance_command as balance
@@ -41,10 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if rest:  # argparse ends a list of settings at the first option
-        if not hasattr(args, "overrides") or any(r.startswith("-") for r in rest):
+    if rest:  # argparse ends a list of settings, or of rules, at the first option
+        given = getattr(args, "overrides", getattr(args, "rules", None))
+        if given is None or any(r.startswith("-") for r in rest):
             parser.error(f"unknown arguments: {' '.join(rest)}")
-        args.overrides += rest
+        given += rest
     _find_flows()
     try:
         return args.call(args)
@@ -140,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         ("profile", profile),
         ("funnel", funnel),
         ("browse", browse),
+        ("sheet", sheet),
         ("label", label),
     ):
         module.add_arguments(command(name, module.call, module.HELP))

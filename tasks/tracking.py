@@ -259,8 +259,3 @@ def _log_inputs(client: Any, run_id: str, spec: StageSpec) -> None:
         inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", role)]))
     if inputs:
         client.log_inputs(run_id, inputs)
-
-
-def ledgers(store: Store) -> list[Ledger]:
-    """Those of every stage directory."""
-    return [Ledger(p.parent) for p in sorted(store.root.glob("*/*/ledger.json"))]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo import storage
+from stepvideo.curation import places
 from stepvideo.curation.config import LEVELS, Filter, SubsetsConfig
 from stepvideo.errors import ConfigError
 
@@ -18,9 +19,7 @@ RULE = re.compile(r"(\w+)\s*(>=|<=)\s*(.+)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "catalog", metavar="CATALOG", help="folder with catalog.parquet: an artifact of the stage curate"
-    )
+    places.add_arguments(parser)
     parser.add_argument(
         "rules",
         nargs="*",
@@ -28,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="thresholds, such as 'text_area<=0.1' or 'motion_mean>=10%%' (of the clips: a quantile); one value, or "
         f"{LEVELS} with commas for s1 to s{LEVELS}; in place of the default one of that tag",
     )
-    parser.add_argument("--tables", action="append", default=[], metavar="DIR", help="artifact with side tables (tags)")
     parser.add_argument("--none", action="store_true", help="no default thresholds, only those given")
     parser.add_argument("--uncaptioned", action="store_true", help="count clips without captions, too")
     parser.add_argument("--svg", metavar="FILE", help="write the figure there")
@@ -41,11 +39,15 @@ def call(args: argparse.Namespace) -> int:
     from stepvideo.curation.subsets import funnel
 
     given = [rule(text) for text in args.rules]
-    filters = replaced([] if args.none else SubsetsConfig().filters, given)
+    usual = [] if args.none else SubsetsConfig().filters
+    if args.uncaptioned:  # a clip without captions has no overlap with them
+        usual = [f for f in usual if f.tag != "caption_overlap"]
+    filters = replaced(usual, given)
     config = SubsetsConfig(filters=filters, allow_empty=True)
     if args.uncaptioned:
         config.caption_sources = ["none"]
-    found = funnel(Path(args.catalog), map(Path, args.tables), config)
+    at = places.locate(args)
+    found = funnel(at["curate"], at.get("tables", ()), config, at.get("captions"))
     if args.svg:
         storage.write_atomic(Path(args.svg), svg(found.levels))
     if args.json:

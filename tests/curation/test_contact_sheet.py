@@ -15,6 +15,7 @@ import pytest
 from known_videos import encode, montage, numbers, shot
 
 from stepvideo import storage
+from stepvideo.cli import main
 from stepvideo.curation import sheet, subsets
 from stepvideo.curation.captioning import alignment
 from stepvideo.curation.captioning.statistics import statistics
@@ -218,6 +219,15 @@ def test_what_is_known_of_captions_is_told(inputs: dict[str, Path], tmp_path: Pa
     plots = {svg.get("aria-label") for svg in page.elements["svg"]}
     assert {"Length, English, in words", "Length, Chinese, in characters", "Captions by language"} <= plots
     assert "clip_score" in page.text and "一只<b>狐狸" in page.text
+
+
+def test_the_command_writes_one(inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [str(inputs["curate"]), "--subsets", str(inputs["subsets"]), "--tables", str(inputs["tags"])]
+    assert main(["sheet", *places, "--out", str(tmp_path), "--clips", "3"]) == 0
+    path = capsys.readouterr().out.strip()
+    assert len(Found(Path(path).read_text(encoding="utf-8")).of_class("card")) == 3
+    assert main(["sheet", *places, "--out", str(tmp_path), "--clips", "0"]) == 2
+    assert "clips=0: give 1 or more" in capsys.readouterr().err
 
 
 def test_configs_name_what_is_wrong() -> None:

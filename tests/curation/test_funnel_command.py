@@ -10,6 +10,8 @@ import pytest
 from test_curation_subsets import catalog
 from test_side_tables import table
 
+from stepvideo import storage
+from stepvideo.cli import main
 from stepvideo.curation import funnel_command
 from stepvideo.curation.config import SubsetsConfig
 from stepvideo.data.clips import load_catalog
@@ -65,3 +67,16 @@ def test_ten_thousand_clips_take_seconds(tmp_path, capsys):
     started = time.process_time()
     funnel(capsys, root)
     assert time.process_time() - started < 5
+
+
+def test_a_store_is_enough_and_options_may_stand_anywhere(tmp_path, capsys):
+    store = tmp_path / "store"
+    root = catalog(store / "curate" / "k" / "out")
+    ids = [c.clip_id for c in load_catalog(root) if c.kind == "clip"]
+    table(store / "tags/k/out/tables/text.parquet", ids, text_area=[0.5] * len(ids))
+    for kind, inputs in (("curate", {}), ("tags", {"curate": {"digest": "d-curate"}})):
+        about = {"kind": kind, "stage": kind, "key": "k", "digest": f"d-{kind}", "inputs": inputs}
+        storage.write_json(store / kind / "k" / "manifest.json", about)
+    assert main(["funnel", str(store), "--none", "--uncaptioned", "--json", "text_area<=0.4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["base"]["candidates"] == len(ids) and found["levels"][0]["left"] == 0

@@ -20,7 +20,7 @@ Numbers = Any  # a number, or an array of them; arrays in a plan
 
 @dataclass(frozen=True)
 class Plan:
-    """Every field but `context_kind` is a number or an array of numbers; arrays broadcast against each other.
+    """Every field but the last two is a number or an array of numbers; arrays broadcast against each other.
 
     tensor: ranks that divide heads and feed-forward widths (TP).
     context: ranks that divide the tokens of a sample (CP), by heads in attention ("ulysses") or by tokens ("ring").
@@ -30,6 +30,7 @@ class Plan:
     micro_batch: samples a data rank computes at once; micro_batches: how many times it does in a step.
     recompute: share of the layers whose activations are recomputed in backward, 0 to 1.
     sequence_parallel: tensor ranks divide the tokens between the matrices of a layer.
+    keep_attention: layers that recompute keep the outputs of their fused attentions.
     """
 
     tensor: Numbers = 1
@@ -43,6 +44,7 @@ class Plan:
     recompute: Numbers = 0.0
     sequence_parallel: Numbers = True
     context_kind: str = "ulysses"
+    keep_attention: bool = False
 
     def __post_init__(self) -> None:
         if self.context_kind not in CONTEXT_KINDS:
@@ -75,10 +77,12 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Fields of one plan as plain numbers."""
-        return {n: getattr(self, n).item() for n in NUMBERS} | {"context_kind": self.context_kind}
+        return {
+            f.name: getattr(self, f.name).item() if f.name in NUMBERS else getattr(self, f.name) for f in fields(self)
+        }
 
 
-NUMBERS = tuple(f.name for f in fields(Plan) if f.name != "context_kind")
+NUMBERS = tuple(f.name for f in fields(Plan) if f.name not in ("context_kind", "keep_attention"))
 
 
 def grid(axes: Mapping[str, Any], context_kind: str = "ulysses") -> Plan:

@@ -94,7 +94,7 @@ def plan_memory(
     sequence = plan.sequence_parallel & (plan.tensor > 1)
     share = Share(cfg, samples, plan.tensor, plan.context, sequence, how.e, how.e, how.compiled)
     held = in_flight(pp, vp, plan.micro_batches, stage)
-    few = of_recomputed(share)
+    few = of_recomputed(share, plan.keep_attention)
     again = recomputing(cfg.num_layers, plan.recompute)
     whole = sum(of_block(share).values())
     kept = held * (layers * whole - again / pp * (whole - few))

@@ -86,7 +86,7 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
     stall = [_stall(p) for p in (forward, backward)]
     one_f = layers * (_busy(forward) + tensor[0] + context + stall[0])
     one_b = layers * (_busy(backward) + tensor[1] + context + stall[1])
-    again = plan.recompute * one_f
+    again = plan.recompute * (one_f - (layers * forward.attention if plan.keep_attention else 0.0))
     p2p = comm.hand_over(work, bucket.tokens, samples, plan, g)
     whole = pipeline_time(one_f, one_b + again, plan.pipeline, plan.virtual, m, p2p)
     handed = np.where(plan.pipeline > 1, 2 * p2p * m * plan.virtual, 0.0)

@@ -128,3 +128,9 @@ def test_small_layers_wait_for_the_host():
     tiny = dit_workload(DiTConfig(2, 64, 8, caption_channels=[64]), [Size(1, 64, 64)])
     assert float(step(tiny, CLUSTER, Plan(), Calibration(launch_s=3e-5)).launch) > 0
     assert float(step(WORK, CLUSTER, REPORT, Calibration(launch_s=3e-5)).launch) == 0
+
+
+def test_keeping_the_outputs_of_attention_spares_its_recomputation():
+    full, kept = (step(WORK, CLUSTER, replace(REPORT, keep_attention=k), Calibration()) for k in (False, True))
+    assert float(full.recompute - kept.recompute) == pytest.approx(5 / 6 * float(full.attention) / 3)
+    assert float(kept.total) < float(full.total)

@@ -6,9 +6,11 @@
                             events.jsonl   metrics and events
                             logs/          stdout and stderr of every attempt
                             work/          checkpoints and finished shards; removed on success
+                            array/I/       lock and heartbeat of element I of a job array
                             out.tmp/       being written
                             out/           the artifact
                             manifest.json  written last: sha256 and size of every file, lineage, metrics, timings
+    <store>/_parts/         results that serve several keys (`StageContext.shared`); removed by hand, made again
 
 Keys use input *digests*, so an upstream stage that reproduces its bytes stops the ripple.
 """
@@ -19,7 +21,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,23 @@ def key_of(hashed: Mapping[str, Any]) -> str:
 def content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     """Digest of an artifact's content, from the checksums of its files."""
     return digest({name: [f["sha256"], f["size"]] for name, f in files.items()})
+
+
+def file_digests(out: Path, names: Iterable[str]) -> dict[str, str]:
+    """{name: sha256} of files below an artifact's `out`, from its manifest, or below another folder, by reading them.
+
+    Empty for a file that is not there.
+    """
+    manifest = out.parent / "manifest.json"
+    known = storage.read_json(manifest)["files"] if manifest.exists() else {}
+    return {n: known[n]["sha256"] if n in known else _sha256(out / n) for n in set(names)}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return storage.sha256_file(path)
+    except OSError:
+        return ""
 
 
 class Store:
@@ -188,7 +207,12 @@ def is_locked(directory: Path) -> bool:
 
 
 def is_running(directory: Path, stale_after_s: float = 60.0) -> bool:
-    """Whether a job is alive in this stage directory: by its pid on this host, by its heartbeat's age on others."""
+    """Whether a job is alive in this stage directory, or an element of a job array below it."""
+    return any(is_held(d, stale_after_s) for d in (directory, *directory.glob("array/*")))
+
+
+def is_held(directory: Path, stale_after_s: float = 60.0) -> bool:
+    """Whether the job with a heartbeat in this very directory is alive: by its lock on this host, else by its age."""
     try:
         beat = storage.read_json(directory / "heartbeat.json")
     except ArtifactError:

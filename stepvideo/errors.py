@@ -23,4 +23,12 @@ class Preempted(Exception):
     """Raised at a step boundary after the state was saved; the job exits with `EXIT_PREEMPTED`."""
 
 
+class Shared(Exception):
+    """An element of a job array has done its share of a stage's parts, and `missing` of the others are not there."""
+
+    def __init__(self, missing: int) -> None:
+        super().__init__(f"{missing} parts are left to the other elements")
+        self.missing = missing
+
+
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: "try again", which is what the driver does

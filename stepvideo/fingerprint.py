@@ -10,6 +10,8 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGE = "stepvideo"
@@ -18,7 +20,7 @@ PACKAGE = "stepvideo"
 NOT_RESULT = {
     f"{PACKAGE}.{m}"
     for m in (
-        *("sink", "storage", "artifact", "errors", "job", "cli", "stage", "fingerprint", "config"),
+        *("sink", "s3", "mirror", "storage", "artifact", "errors", "job", "cli", "stage", "fingerprint", "config"),
         *("world.config", "curation.config", "data.config", "training.config", "evaluation.config"),
     )
 }
@@ -30,6 +32,16 @@ def fingerprint(*modules: str) -> str:
     for name in sorted(closure(*modules) - NOT_RESULT):
         digest.update(f"{name}\0{_normalised(name)}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def packages(*modules: str) -> dict[str, str]:
+    """{distribution: version} of what the closure of `modules` imports from outside the package, on this machine."""
+    from importlib.metadata import version
+
+    named = {i.partition(".")[0] for m in closure(*modules) for i in _imports(m)}
+    known = _distributions()
+    found = {d for name in named - set(sys.stdlib_module_names) - {PACKAGE} for d in known.get(name, ())}
+    return {d: version(d) for d in sorted(found)}
 
 
 def closure(*modules: str) -> set[str]:
@@ -45,6 +57,13 @@ def closure(*modules: str) -> set[str]:
         if "." in name:
             todo.append(name.rpartition(".")[0])
     return seen
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()  # takes half a second
 
 
 def _in_package(name: str) -> bool:

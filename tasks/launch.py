@@ -16,17 +16,20 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from stepvideo import job, storage
-from stepvideo.artifact import is_running
+from stepvideo.artifact import is_held, is_running
 from stepvideo.errors import EXIT_PREEMPTED, ArtifactError, ConfigError
 from stepvideo.sink import read_events
+from stepvideo.stage import StageSpec
 from tasks.snapshot import job_environment
 
 FAILED = 1
 TIMED_OUT = 124  # as timeout(1) has it
+STARTED = ("attempt_started", "share_started")
 _ENVIRON = threading.Lock()
 
 
@@ -66,10 +69,24 @@ def launcher(name: str, code: Path | None = None, grace_s: float = 10.0) -> Laun
     raise ConfigError(f"no launcher {name!r}; there are debug, local and submitit-local")
 
 
-def log_paths(stage_dir: Path, number: int) -> tuple[Path, Path]:
-    """Where attempt `number` writes its stdout and stderr."""
+def log_paths(stage_dir: Path, number: int, element: int = 0) -> tuple[Path, Path]:
+    """Where attempt `number`, or another than the first element of its job array, writes its stdout and stderr."""
+    name = f"attempt-{number}" + (f".{element}" if element else "")
     logs = stage_dir / "logs"
-    return logs / f"attempt-{number}.out", logs / f"attempt-{number}.err"
+    return logs / f"{name}.out", logs / f"{name}.err"
+
+
+def _array(stage_dir: Path) -> int:
+    """How many elements a stage's job array has (`runtime.array`); 0: it is no array."""
+    return int(StageSpec.read(stage_dir / "spec.json").config.get("runtime", {}).get("array", 0))
+
+
+def _no_array(stage_dir: Path, name: str) -> None:
+    if elements := _array(stage_dir):
+        raise ConfigError(
+            f"runtime.array={elements} needs a launcher with a queue, such as cluster=submitit-local; "
+            f"with cluster={name} set runtime.array=0, and runtime.nproc for several processes"
+        )
 
 
 class Debug:
@@ -85,6 +102,7 @@ class Debug:
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
+        _no_array(stage_dir, self.name)
         return _Ended(job.main(stage_dir))
 
 
@@ -112,6 +130,7 @@ class Local:
         self._code, self._grace_s = code, grace_s
 
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
+        _no_array(stage_dir, self.name)
         out, err = log_paths(stage_dir, number)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +180,7 @@ class SubmititLocal:
     """submitit's local executor. Its own requeue and its own view of a job's state are not used."""
 
     name = "submitit-local"
+    cluster = "local"
 
     def __init__(self, code: Path | None = None) -> None:
         self._code = code
@@ -168,53 +188,63 @@ class SubmititLocal:
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
         import submitit
 
-        folder = stage_dir / "logs" / "submitit"
-        executor = submitit.AutoExecutor(folder=folder, cluster="local")
+        executor = submitit.AutoExecutor(folder=stage_dir / "logs" / "submitit", cluster=self.cluster)
         executor.update_parameters(timeout_min=max(1, int(timeout_s / 60)) if timeout_s else 60 * 24 * 365)
+        elements = _array(stage_dir)
+        shares = [(i, elements) for i in range(elements)] or [None]
+        (stage_dir / "error.json").unlink(missing_ok=True)  # elements leave it to whoever starts them
         with _environ(job_environment(self._code)):
-            submitted = executor.submit(job.main, str(stage_dir))
+            submitted = executor.map_array(job.main, [str(stage_dir)] * len(shares), shares)
         return _Submitted(submitted, stage_dir, number)
 
 
 class _Submitted:
-    def __init__(self, submitted: Any, stage_dir: Path, number: int) -> None:
-        self._job, self._dir, self._number = submitted, stage_dir, number
+    """A job, or the elements of a job array as one: it ends when all have ended."""
+
+    def __init__(self, jobs: Sequence[Any], stage_dir: Path, number: int) -> None:
+        self._jobs, self._dir, self._number = jobs, stage_dir, number
         self._since = time.time()
-        self._linked = False
-        self.ids: dict[str, Any] = {"job_id": submitted.job_id, "host": socket.gethostname()}
+        self._unlinked = set(range(len(jobs)))
+        self.ids: dict[str, Any] = {"job_id": " ".join(j.job_id for j in jobs), "host": socket.gethostname()}
 
     def poll(self) -> int | None:
         self._link_logs()
-        if not self._job.done():
+        if not all(j.done() for j in self._jobs):
             return None
         if is_running(self._dir):  # submitit's controller died, the job did not
             return None
         self._link_logs()
-        if self._job.paths.result_pickle.exists():  # asked for a result that is not there, submitit waits 15 s
-            with contextlib.suppress(Exception):  # the job raised, which `main` does not: a broken environment
-                return int(self._job.result())
-        return outcome(self._dir, self._since)
+        if (self._dir / "manifest.json").exists():
+            return 0
+        codes = {self._code(j) for j in self._jobs}
+        failed = codes - {0, EXIT_PREEMPTED, job.EXIT_BUSY}
+        return max(failed or codes - {0} or {FAILED})
 
     def stop(self, grace_s: float) -> None:
-        self._job.cancel()
+        for each in self._jobs:
+            each.cancel()
         deadline = time.monotonic() + grace_s
         while is_running(self._dir) and time.monotonic() < deadline:
             time.sleep(0.05)
-        attached = Attached(self._dir)
-        if is_running(self._dir):
-            attached.kill()
+        for directory in (self._dir, *self._dir.glob("array/*")):
+            Attached(directory).kill()
+
+    def _code(self, submitted: Any) -> int:
+        if submitted.paths.result_pickle.exists():  # asked for a result that is not there, submitit waits 15 s
+            with contextlib.suppress(Exception):  # the job raised, which `main` does not: a broken environment
+                return int(submitted.result())
+        return FAILED if len(self._jobs) > 1 else outcome(self._dir, self._since)
 
     def _link_logs(self) -> None:
         """submitit names its logs by job id; give them the names that `stepvideo logs` looks for."""
-        if self._linked:
-            return
-        pairs = zip(log_paths(self._dir, self._number), (self._job.paths.stdout, self._job.paths.stderr), strict=True)
-        for link, target in pairs:
-            if not target.exists():
-                return
-            with contextlib.suppress(FileExistsError):
-                link.symlink_to(os.path.relpath(target, link.parent))
-        self._linked = True
+        for element in sorted(self._unlinked):
+            links, paths = log_paths(self._dir, self._number, element), self._jobs[element].paths
+            for link, target in zip(links, (paths.stdout, paths.stderr), strict=True):
+                if not target.exists():
+                    return
+                with contextlib.suppress(FileExistsError):
+                    link.symlink_to(os.path.relpath(target, link.parent))
+            self._unlinked.discard(element)
 
 
 @contextlib.contextmanager
@@ -249,19 +279,19 @@ class Attached:
         with contextlib.suppress(ArtifactError, ProcessLookupError):
             beat = storage.read_json(self._dir / "heartbeat.json")
             group = os.getpgid(beat["pid"]) if beat["host"] == socket.gethostname() else None
-            if group and group == self.ids.get("pgid") and is_running(self._dir):
-                _stop_group(group, lambda: is_running(self._dir), grace_s)
+            if group and group == self.ids.get("pgid") and is_held(self._dir):
+                _stop_group(group, lambda: is_held(self._dir), grace_s)
 
     def kill(self) -> None:
         """SIGKILL to the job's own process, if it is on this host."""
         with contextlib.suppress(ArtifactError, ProcessLookupError):
             beat = storage.read_json(self._dir / "heartbeat.json")
-            if beat["host"] == socket.gethostname() and beat["pid"] != os.getpid() and is_running(self._dir):
+            if beat["host"] == socket.gethostname() and beat["pid"] != os.getpid() and is_held(self._dir):
                 os.kill(beat["pid"], signal.SIGKILL)
 
 
 def _last_start(stage_dir: Path) -> float:
-    starts = [e["time"] for e in read_events(stage_dir / "events.jsonl")[0] if e.get("name") == "attempt_started"]
+    starts = [e["time"] for e in read_events(stage_dir / "events.jsonl")[0] if e.get("name") in STARTED]
     return starts[-1] if starts else 0.0
 
 

@@ -5,15 +5,36 @@ Legend: S sampled frames, N all frames, P pairs of neighbouring frames, H W side
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from stepvideo.curation.tags import farneback, sample_positions, small_grey
+from stepvideo.curation.tags import Box, farneback, sample_positions, small_grey
+from stepvideo.data.video_io import iter_frames, read_image
 
 SAMPLES, SIDE = 8, 128  # frames of a clip (§7.1); shorter side of the small grey ones, in pixels
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where the pictures of a clip are: in a file, from a frame on, inside a box of it."""
+
+    file: str
+    still: bool
+    first: int
+    frames: int
+    box: Box
+    fps: float  # 0 for a still
+
+    def pictures(self, root: Path) -> Iterator[np.ndarray]:
+        """Every frame, uint8 [H, W, 3] BGR, of the file below `root`. Raises ArtifactError if it cannot be read."""
+        path = root / self.file
+        x, y, width, height = self.box
+        for frame in [read_image(path)] if self.still else iter_frames(path, self.first, self.frames):
+            yield frame[y : y + height, x : x + width, ::-1]
 
 
 @dataclass

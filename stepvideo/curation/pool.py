@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from multiprocessing import get_context
@@ -16,6 +17,7 @@ from typing import Any
 from stepvideo.errors import Preempted
 
 PRELOAD = ["av", "cv2", "scenedetect.detectors", "pyarrow", "stepvideo.curation.cut"]
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 IN_FLIGHT = 3  # chunks submitted for each worker; more would only grow the queue
 
 
@@ -24,12 +26,14 @@ def cores() -> int:
 
 
 def limit(memory_mb: int) -> None:
-    """Initialise a worker: bound its memory, keep it to one thread and quiet."""
+    """Initialise a worker: bound its memory, keep it to one thread and quiet, and have it end with who started it."""
+    import ctypes
     import resource
 
     import av
     import cv2
 
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a hanging decoder would outlive a killed job
     if memory_mb:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     cv2.setNumThreads(1)
@@ -58,11 +62,36 @@ def run_chunks(
     Raises:
         Whatever `work` raises: an error that no single file is to blame for.
     """
-    from pebble import ProcessExpired, ProcessPool
+    pool = new_pool(workers, memory_mb)
+    try:
+        yield from run_in(pool, work, chunks, on_failure, workers, timeout_s, stop)
+        pool.close()
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def new_pool(workers: int, memory_mb: int) -> Any:
+    """A pebble pool of workers of `memory_mb` each."""
+    from pebble import ProcessPool
 
     context = get_context("forkserver")  # fork would copy threads and locks of a process that uses torch
     context.set_forkserver_preload(PRELOAD)
-    pool = ProcessPool(max_workers=workers, initializer=limit, initargs=(memory_mb,), context=context)
+    return ProcessPool(max_workers=workers, initializer=limit, initargs=(memory_mb,), context=context)
+
+
+def run_in(
+    pool: Any,
+    work: Callable[[list[Any]], list[Any]],
+    chunks: Sequence[tuple[int, list[Any]]],
+    on_failure: Callable[[Any, str, str], Any],
+    workers: int,
+    timeout_s: float,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, list[Any]]]:
+    """`run_chunks` in a pool that may serve others after."""
+    from pebble import ProcessExpired
+
     waiting = list(chunks)[::-1]
     running: dict[Any, tuple[int, list[Any], int | None]] = {}  # future → chunk number, items, place of a lone item
     partial: dict[int, list[Any]] = {}  # results of chunks that are done file by file
@@ -77,37 +106,32 @@ def run_chunks(
         if not missing[number]:
             yield number, partial.pop(number)
 
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers * IN_FLIGHT:
-                submit(*waiting.pop(), None)
-            done, _ = wait(list(running), timeout=0.5, return_when=FIRST_COMPLETED)
-            if stop():
-                raise Preempted
-            for future in done:
-                number, items, place = running.pop(future)
-                try:
-                    results = future.result()
-                except (TimeoutError, ProcessExpired) as e:
-                    if place is None and len(items) > 1:
-                        partial[number], missing[number] = [None] * len(items), len(items)
-                        for i, item in enumerate(items):
-                            submit(number, [item], i)
-                        continue
-                    result = on_failure(items[0], *_fault(e, timeout_s))
-                    if place is None:
-                        yield number, [result]
-                    else:
-                        yield from settle(number, place, result)
+    while waiting or running:
+        while waiting and len(running) < workers * IN_FLIGHT:
+            submit(*waiting.pop(), None)
+        done, _ = wait(list(running), timeout=0.5, return_when=FIRST_COMPLETED)
+        if stop():
+            raise Preempted
+        for future in done:
+            number, items, place = running.pop(future)
+            try:
+                results = future.result()
+            except (TimeoutError, ProcessExpired) as e:
+                if place is None and len(items) > 1:
+                    partial[number], missing[number] = [None] * len(items), len(items)
+                    for i, item in enumerate(items):
+                        submit(number, [item], i)
                     continue
+                result = on_failure(items[0], *_fault(e, timeout_s))
                 if place is None:
-                    yield number, results
+                    yield number, [result]
                 else:
-                    yield from settle(number, place, results[0])
-        pool.close()
-    finally:
-        pool.stop()
-        pool.join()
+                    yield from settle(number, place, result)
+                continue
+            if place is None:
+                yield number, results
+            else:
+                yield from settle(number, place, results[0])
 
 
 def _fault(error: BaseException, timeout_s: float) -> tuple[str, str]:

@@ -88,23 +88,40 @@ def run(ctx: StageContext) -> dict[str, float]:
 
 def work(items: list[Source], config: CurateConfig, root: Path) -> list[Result]:
     """A chunk of files; what a pool worker runs."""
-    return [process(source, config, root) for source in items]
+    return [_curated(source, config, root) for source in items]
+
+
+def _curated(source: Source, config: CurateConfig, root: Path) -> Result:
+    """`process`, unless the file is no longer the one that was listed: what was read may be of either."""
+    result = process(source, config, root)
+    if source.error:
+        return result
+    try:
+        found = storage.sha256_file(source.path)
+    except OSError:
+        found = ""
+    if found == source.sha256:
+        return result
+    return quarantined(source, "changed", "its bytes are no longer those that were listed; is it being written to?")
 
 
 def _curate(ctx: StageContext, chunks: list[list[Source]]) -> list[Part]:
     """Every chunk's rows, from `ctx.work` where an earlier attempt finished it."""
     config: CurateConfig = ctx.config
     version = digest(result_part(dump(config)))
-    return run_parts(
+    names = [_part_name(i, chunk, version) for i, chunk in enumerate(chunks)]
+    parts = _Tables(ctx.work / "parts")
+    run_parts(
         ctx,
         chunks,
-        [_part_name(i, chunk, version) for i, chunk in enumerate(chunks)],
-        _Tables(ctx.work / "parts"),
+        names,
+        parts,
         functools.partial(work, config=config, root=ctx.work),
         on_failure=quarantined,
         health=config.health,
         unit="files",
     )
+    return [] if ctx.rank else [parts.read(name) for name in names]
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,8 @@ def _publish(ctx: StageContext, sources: list[Source], clips: list[Row]) -> None
     """Link the media files that the catalog names into the artifact."""
     by_content = {s.sha256: s.path for s in sources if s.sha256}
     for name, row in {row["file"]: row for row in clips}.items():
+        if row["stored"] == "source":
+            ctx.expected[name] = row["source_sha256"]
         origin = by_content[row["source_sha256"]] if row["stored"] == "source" else ctx.work / name
         link_or_copy(origin, ctx.out / name)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stepvideo.config import Runtime, StageConfig
-from stepvideo.curation.config import HealthConfig
+from stepvideo.config import StageConfig
+from stepvideo.curation.config import HealthConfig, PartsRuntime
 
 BACKENDS: dict[str, tuple[str, ...]] = {  # side table: names of the backends that can fill it
     "aesthetic": ("laion",),
@@ -24,7 +24,7 @@ OFF = ("aesthetic", "embedding")  # they need weights
 
 
 @dataclass
-class TaggingRuntime(Runtime):
+class TaggingRuntime(PartsRuntime):
     """Where weights lie is not part of the key: what they are is (`contents`)."""
 
     weights: dict[str, str] = field(
@@ -42,7 +42,7 @@ class TaggingConfig(StageConfig):
     contents: dict[str, str] = field(default_factory=dict)  # side table: digest of its weights, which the key follows
     kinds: list[str] = field(default_factory=lambda: ["clip", "image"])  # rows of the catalog; also: frame
     samples: int = 8  # frames of a clip that single pictures' tags see
-    chunk: int = 16  # clips that are done, and kept, together
+    chunk: int = 16  # clips that are done, and kept, together, at most
     health: HealthConfig = field(default_factory=HealthConfig)  # time and memory of a worker
     runtime: TaggingRuntime = field(default_factory=TaggingRuntime)
 

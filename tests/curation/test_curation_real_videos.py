@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from stepvideo.config import Runtime
 from stepvideo.curation import raw, stage
-from stepvideo.curation.config import CurateConfig, RawConfig, RawRuntime, SegmentConfig, TagsConfig
+from stepvideo.curation.config import CurateConfig, PartsRuntime, RawConfig, RawRuntime, SegmentConfig, TagsConfig
 from stepvideo.curation.probe import FrameReader
 from stepvideo.curation.segment import CutDetector
 from stepvideo.data.clips import load_catalog, read_clip
@@ -43,7 +42,7 @@ def curated(tmp_path: Path, context) -> Path:
         shutil.copyfile(VIDEOS / name, folder / name)
     first = context("raw", RawConfig(content=raw.content_digest(folder), runtime=RawRuntime(path=str(folder))))
     raw.run(first)
-    config = CurateConfig(tags=TagsConfig(motion_pairs=4), runtime=Runtime(workers=2))
+    config = CurateConfig(tags=TagsConfig(motion_pairs=4), runtime=PartsRuntime(workers=2))
     ctx = context("curate", config, raw=first.out)
     metrics = stage.run(ctx)
     assert (metrics["files"], metrics["quarantined"]) == (len(SOUND) + len(BROKEN), len(BROKEN))

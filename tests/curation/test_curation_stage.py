@@ -19,9 +19,8 @@ import pytest
 from known_videos import encode, montage, numbers, shot
 
 from stepvideo.artifact import content_digest
-from stepvideo.config import Runtime
 from stepvideo.curation import stage
-from stepvideo.curation.config import CurateConfig, EncodeConfig
+from stepvideo.curation.config import CurateConfig, EncodeConfig, PartsRuntime
 from stepvideo.data.clips import Clip, load_catalog, read_clip
 from stepvideo.data.video_io import write_image
 from stepvideo.errors import Preempted, StepVideoError
@@ -69,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def curate(context: Callable, folder: Path, name: str = "curate", **options: object) -> tuple[Path, dict[str, float]]:
-    ctx = context(name, CurateConfig(**({"runtime": Runtime(workers=2)} | options)), media=folder)
+    ctx = context(name, CurateConfig(**({"runtime": PartsRuntime(workers=2)} | options)), media=folder)
     return ctx.out, stage.run(ctx)
 
 
@@ -80,7 +79,9 @@ def curated(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("curated")
     for name in ("out", "work"):
         (root / name).mkdir()
-    stage.run(StageContext(CurateConfig(runtime=Runtime(workers=2)), {"media": folder}, root / "out", root / "work"))
+    stage.run(
+        StageContext(CurateConfig(runtime=PartsRuntime(workers=2)), {"media": folder}, root / "out", root / "work")
+    )
     return root / "out"
 
 
@@ -190,7 +191,7 @@ def test_ids_are_unique_and_name_the_content(curated: Path, folder: Path, contex
 def test_the_result_does_not_depend_on_workers_or_chunks(curated: Path, folder: Path, context, monkeypatch) -> None:
     want = content_digest(checksums(curated))
     monkeypatch.setattr("stepvideo.curation.sources.CHUNK_FILES", 3)
-    out, _ = curate(context, folder, runtime=Runtime(workers=1))
+    out, _ = curate(context, folder, runtime=PartsRuntime(workers=1))
     assert content_digest(checksums(out)) == want
 
 
@@ -198,7 +199,7 @@ def test_a_killed_run_goes_on_from_its_parts_to_the_same_bytes(
     curated: Path, folder: Path, context, monkeypatch
 ) -> None:
     monkeypatch.setattr("stepvideo.curation.sources.CHUNK_FILES", 4)
-    first = context("resumed", CurateConfig(runtime=Runtime(workers=1)), media=folder)
+    first = context("resumed", CurateConfig(runtime=PartsRuntime(workers=1)), media=folder)
     asked = iter([False, False, True])
     monkeypatch.setattr(first, "should_stop", lambda: next(asked, True))
     with pytest.raises(Preempted):
@@ -207,7 +208,7 @@ def test_a_killed_run_goes_on_from_its_parts_to_the_same_bytes(
     assert 1 <= len(parts) < 4
     before = {p: p.stat().st_mtime_ns for p in parts}
     first.out.rmdir()
-    second = context("resumed", CurateConfig(runtime=Runtime(workers=2)), media=folder)
+    second = context("resumed", CurateConfig(runtime=PartsRuntime(workers=2)), media=folder)
     stage.run(second)
     assert content_digest(checksums(second.out)) == content_digest(checksums(curated))
     assert {p: p.stat().st_mtime_ns for p in parts} == before  # reused, not made again
@@ -250,7 +251,7 @@ def test_memory_is_bounded(context, tmp_path: Path) -> None:
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     (media / "bomb.png").write_bytes(png)
-    config = CurateConfig(runtime=Runtime(workers=1))
+    config = CurateConfig(runtime=PartsRuntime(workers=1))
     config.health.memory_limit_mb = 1500
     ctx = context("bomb", config, media=media)
     stage.run(ctx)
@@ -283,15 +284,15 @@ def test_kill_9_leaves_no_process_and_loses_no_finished_part(context, tmp_path: 
     media = tmp_path / "many"
     for i in range(40):
         encode(media / f"{i:02d}.mp4", shot(i, 40))
-    whole = context("whole", CurateConfig(runtime=Runtime(workers=2)), media=media)
+    whole = context("whole", CurateConfig(runtime=PartsRuntime(workers=2)), media=media)
     stage.run(whole)
     killed = context("killed", CurateConfig(), media=media)
     code = (
-        "import sys; from pathlib import Path; from stepvideo.config import Runtime\n"
-        "from stepvideo.curation import sources, stage; from stepvideo.curation.config import CurateConfig\n"
+        "import sys; from pathlib import Path; from stepvideo.curation import sources, stage\n"
+        "from stepvideo.curation.config import CurateConfig, PartsRuntime\n"
         "from stepvideo.stage import StageContext; sources.CHUNK_FILES = 2\n"
         "media, out, work = map(Path, sys.argv[1:])\n"
-        "stage.run(StageContext(CurateConfig(runtime=Runtime(workers=2)), {'media': media}, out, work))\n"
+        "stage.run(StageContext(CurateConfig(runtime=PartsRuntime(workers=2)), {'media': media}, out, work))\n"
     )
     argv = [sys.executable, "-c", code, str(media), str(killed.out), str(killed.work)]
     driver = subprocess.Popen(argv, cwd=ROOT, start_new_session=True)
@@ -307,7 +308,7 @@ def test_kill_9_leaves_no_process_and_loses_no_finished_part(context, tmp_path: 
     assert not (killed.out / "catalog.parquet").exists()
     parts = {p: p.stat().st_mtime_ns for p in killed.work.glob("parts/[0-9]*.files.parquet")}
     shutil.rmtree(killed.out)
-    again = context("killed", CurateConfig(runtime=Runtime(workers=2)), media=media)
+    again = context("killed", CurateConfig(runtime=PartsRuntime(workers=2)), media=media)
     stage.run(again)
     assert content_digest(checksums(again.out)) == content_digest(checksums(whole.out))
     assert {p: p.stat().st_mtime_ns for p in parts} == parts

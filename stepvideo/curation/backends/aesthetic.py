@@ -6,9 +6,11 @@ improved-aesthetic-predictor (dropout where the numbers jump), and one unnamed l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
-from stepvideo.curation.backends.heads import layers, with_clip
+from stepvideo.curation.backends.heads import layers, places, with_clip
 from stepvideo.curation.clip_frames import ClipFrames
 
 MLP, LINEAR = [f"layers.{i}." for i in (0, 2, 4, 6, 7)], [""]
@@ -25,11 +27,14 @@ class LAIONAesthetic:
     version: ClassVar[str] = "1"
     columns: ClassVar[dict[str, str]] = {"aesthetic": "double"}
     note: ClassVar[str] = "LAION's aesthetic predictor on CLIP embeddings, mean of the frames (report §7.1)"
+    given: ClassVar[str] = "LAION's aesthetic head, in the folder of its CLIP ViT-L/14"
+
+    @classmethod
+    def needs(cls, weights: str = "") -> Sequence[Path]:
+        return places(weights, cls.given)
 
     def __init__(self, weights: str = "", clip: str = "") -> None:
-        self.towers, state, path = with_clip(
-            weights, clip, "LAION's aesthetic head, in the folder of its CLIP ViT-L/14"
-        )
+        self.towers, state, path = with_clip(weights, clip, self.given)
         names = LINEAR if "weight" in state else MLP
         self.layers = layers(state, names, path, self.towers.model.config.projection_dim)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stepvideo.curation.backends import Weightless
 from stepvideo.curation.clip_frames import ClipFrames
 
 GRID = 4  # pixels between the points that are fitted
@@ -18,7 +19,7 @@ SECONDARY = 0.35  # a motion below this share of the strongest is not named
 SHAKY = 0.1  # frame heights a second
 
 
-class CameraMotion:
+class CameraMotion(Weightless):
     """A similarity (shift, zoom, roll) fitted to the flow of each pair, and the name of their mean.
 
     `camera` is static, pan_left, pan_right, tilt_up, tilt_down, zoom_in, zoom_out, roll, handheld (it shakes more than
@@ -38,10 +39,6 @@ class CameraMotion:
         "a robust fit to Farneback flow, not a trained classifier: a dolly counts as a zoom, a truck as a pan; "
         "a thing that fills most of the picture is taken for the world"
     )
-
-    def __init__(self, weights: str = "") -> None:
-        if weights:
-            raise ValueError(f"camera: it has no weights, {weights!r} was given; leave it empty")
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         if len(clip.grey) < 2 or not clip.fps:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stepvideo.curation.backends import Weightless
 from stepvideo.curation.clip_frames import SAMPLES, ClipFrames
 
 BITS, DIGITS = 64, 16  # of a frame; in hexadecimal
@@ -17,16 +18,12 @@ BAND = 16  # bits that must be the same in one frame for two clips to be compare
 FLAT = 3.0  # grey levels; the hash of a picture with less contrast would be noise, it is 0
 
 
-class Signature:
+class Signature(Weightless):
     """The DCT hash of every sampled frame: the signs of its 64 lowest frequencies about their median."""
 
     version = "1"
     columns = {"signature": "string"}  # 16 hexadecimal digits a sampled frame; zeros for a flat one
     note = "finds copies that were re-encoded, rescaled or brightened, not mirrored, cropped or shifted in time"
-
-    def __init__(self, weights: str = "") -> None:
-        if weights:
-            raise ValueError(f"copies: a signature has no weights, {weights!r} was given; leave it empty")
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         return {"signature": "".join(f"{frame_hash(f):0{DIGITS}x}" for f in clip.frames)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,17 +22,22 @@ class ClipEmbedding:
     version: ClassVar[str] = "2"
     columns: ClassVar[dict[str, str]] = {"embedding": "list<float>", "embedding_length": "double"}
     note: ClassVar[str] = "mean CLIP embedding of the frames; stands in for the report's internal VideoCLIP (§7.1)"
+    given: ClassVar[str] = "the folder of a CLIP (config.json and model.safetensors)"
+
+    @classmethod
+    def needs(cls, weights: str = "") -> Sequence[Path]:
+        return [local(weights, cls.given)]
 
     def __init__(self, weights: str = "") -> None:
-        self.towers = self._towers(weights)
+        self.towers = self._towers(*self.needs(weights))
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         mean = self.towers.frames(clip).mean(0)
         length = np.linalg.norm(mean)
         return {"embedding": (mean / length).tolist(), "embedding_length": float(length)}
 
-    def _towers(self, weights: str) -> Towers:
-        return released(local(weights, "the folder of a CLIP (config.json and model.safetensors)"))
+    def _towers(self, folder: Path) -> Towers:
+        return released(folder)
 
 
 class SmallEmbedding(ClipEmbedding):
@@ -42,5 +49,7 @@ class SmallEmbedding(ClipEmbedding):
 
     note: ClassVar[str] = "the project's own small CLIP, trained on rendered shapes: tells little apart in real clips"
 
-    def _towers(self, weights: str) -> Towers:
-        return SmallTowers(local(weights, "the folder of an artifact of the stage `text`, such as weights/text"))
+    given: ClassVar[str] = "the folder of an artifact of the stage `text`, such as weights/text"
+
+    def _towers(self, folder: Path) -> Towers:
+        return SmallTowers(folder)

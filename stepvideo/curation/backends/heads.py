@@ -14,15 +14,21 @@ Tensors = dict[str, np.ndarray]
 Layer = tuple[np.ndarray, np.ndarray]  # weight [out, in], bias [out]
 
 
+def places(weights: str, what: str, clip: str = "") -> tuple[Path, Path]:
+    """The head's file, and the folder `clip`, else the folder that the file lies in. Raises Absent."""
+    path = local(weights, what)
+    return path, local(clip, "a CLIP's folder") if clip else path.parent
+
+
 def with_clip(weights: str, clip: str, what: str) -> tuple[ReleasedTowers, Tensors, Path]:
-    """The CLIP of the folder `clip`, else of the folder that the head's file lies in; the head's tensors; its file.
+    """The CLIP beside the head or in the folder `clip`; the head's tensors; its file.
 
     Raises:
         Absent: either is missing.
         ArtifactError: either is damaged.
     """
-    path = local(weights, what)
-    return released(local(clip, "a CLIP's folder") if clip else path.parent), tensors(path), path
+    path, folder = places(weights, what, clip)
+    return released(folder), tensors(path), path
 
 
 def tensors(path: Path) -> Tensors:

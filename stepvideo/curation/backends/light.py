@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from stepvideo.curation.backends import Weightless
 from stepvideo.curation.clip_frames import ClipFrames
 
 
-class Light:
+class Light(Weightless):
     """Mean and spread of the grey level, over all of the clip's small grey frames."""
 
     version = "1"
@@ -20,10 +21,6 @@ class Light:
         "contrast": "double",  # standard deviation of the grey level within a frame, mean over frames
     }
     note = "grey level of the 8-bit picture as decoded; it knows no exposure and no HDR"
-
-    def __init__(self, weights: str = "") -> None:
-        if weights:
-            raise ValueError(f"light: it has no weights, {weights!r} was given; leave it empty")
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         means = clip.grey.mean(axis=(1, 2), dtype=np.float64)

@@ -7,11 +7,13 @@ between them and a sigmoid at the end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from stepvideo.curation.backends.heads import layers, with_clip
+from stepvideo.curation.backends.heads import layers, places, with_clip
 from stepvideo.curation.clip_frames import ClipFrames
 from stepvideo.errors import ArtifactError
 
@@ -27,9 +29,14 @@ class LAIONNSFW:
     version: ClassVar[str] = "1"
     columns: ClassVar[dict[str, str]] = {"nsfw": "double"}
     note: ClassVar[str] = "LAION's NSFW detector on CLIP embeddings, maximum of the frames (report §7.1)"
+    given: ClassVar[str] = "LAION's NSFW head, in the folder of its CLIP ViT-L/14"
+
+    @classmethod
+    def needs(cls, weights: str = "") -> Sequence[Path]:
+        return places(weights, cls.given)
 
     def __init__(self, weights: str = "", clip: str = "") -> None:
-        self.towers, state, path = with_clip(weights, clip, "LAION's NSFW head, in the folder of its CLIP ViT-L/14")
+        self.towers, state, path = with_clip(weights, clip, self.given)
         width = self.towers.model.config.projection_dim
         count = sum(name.startswith("linear_") and name.endswith(".weight") for name in state)
         self.layers = layers(state, [f"linear_{i + 1}." for i in range(count)], path, width)

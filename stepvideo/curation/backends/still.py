@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stepvideo.curation.backends import Weightless
 from stepvideo.curation.clip_frames import ClipFrames
 
 SAME = 1.5  # grey levels: the largest difference of 5 × 5 means that noise and encoding leave
@@ -14,7 +15,7 @@ FROZEN = 0.9  # share of frozen pairs that makes a clip frozen
 GREY = 8.0  # levels between the strongest and weakest channel of nearly every pixel
 
 
-class Still:
+class Still(Weightless):
     """Neighbouring frames that are the same within noise, and pictures without colour."""
 
     version = "1"
@@ -25,10 +26,6 @@ class Still:
         "greyscale": "bool",
     }
     note = "frames compared at 128 lines; a motionless scene is frozen only if its grain, too, is small"
-
-    def __init__(self, weights: str = "") -> None:
-        if weights:
-            raise ValueError(f"still: it has no weights, {weights!r} was given; leave it empty")
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         same = [_difference(a, b) < SAME for a, b in zip(clip.grey[:-1], clip.grey[1:])]

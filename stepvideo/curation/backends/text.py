@@ -6,6 +6,7 @@ Detection alone takes whole pictures for text; a line counts only if it was also
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stepvideo.curation.backends import Absent
+from stepvideo.curation.backends import Absent, look_for
 from stepvideo.curation.clip_frames import ClipFrames
 
 Rect = tuple[float, float, float, float]  # left, top, right, bottom in shares of the picture
@@ -64,11 +65,19 @@ class RapidOCR:
         "upright text only; a line shown between two sampled frames is missed"
     )
 
+    @classmethod
+    def needs(cls, weights: str = "") -> Sequence[Path]:
+        look_for("rapidocr", "onnxruntime")
+        files = [Path(weights) / f"{part}.onnx" for part in ("det", "rec")] if weights else []
+        for path in files:
+            if not path.is_file():
+                raise Absent(f"text: {path} is not there; give a folder with det.onnx and rec.onnx, or no weights")
+        return files
+
     def __init__(self, weights: str = "", side: int = 480, max_side: int = 1280) -> None:
-        try:
-            import rapidocr
-        except ImportError as e:
-            raise Absent(f"text: {e}; install rapidocr and onnxruntime") from e
+        files = self.needs(weights)
+        import rapidocr
+
         params: dict[str, Any] = {
             "Global.log_level": "error",
             "Global.use_cls": False,  # it only turns lines that stand on their head
@@ -78,11 +87,8 @@ class RapidOCR:
             "EngineConfig.onnxruntime.intra_op_num_threads": 1,
             "EngineConfig.onnxruntime.inter_op_num_threads": 1,
         }
-        for part in ("det", "rec") if weights else ():
-            path = Path(weights) / f"{part}.onnx"
-            if not path.is_file():
-                raise Absent(f"text: {path} is not there; give a folder with det.onnx and rec.onnx, or no weights")
-            params[f"{part.capitalize()}.model_path"] = str(path)
+        for path in files:
+            params[f"{path.stem.capitalize()}.model_path"] = str(path)
         self._ocr = rapidocr.RapidOCR(params=params)
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:

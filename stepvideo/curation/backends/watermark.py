@@ -5,12 +5,13 @@ Legend: S sampled frames, h w sides of the reduced frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stepvideo.curation.backends import Absent
+from stepvideo.curation.backends import Absent, Weightless, look_for
 from stepvideo.curation.clip_frames import ClipFrames
 
 COLUMNS = {"watermark": "double", "watermark_box": "list<int>"}  # score 0..1, flagged from 0.5; x, y, width, height
@@ -22,7 +23,7 @@ LEAST = 1.5  # corner strength, in grey levels a pixel, that a mark has at least
 MIN_MOVING, MIN_DIFFERENT = 0.05, 3  # share of the picture, frames: with less that moves nothing can be told
 
 
-class StaticOverlay:
+class StaticOverlay(Weightless):
     """Corners that stay while the picture around them moves.
 
     The mean gradient over the frames, less its spread, is what stays. Along an edge that glides in its own direction
@@ -36,10 +37,6 @@ class StaticOverlay:
         "a static-overlay detector without weights in place of the report's EfficientNet: titles and logos count as "
         "marks, moving or tiled marks are missed; null where too little of the picture moves to tell"
     )
-
-    def __init__(self, weights: str = "") -> None:
-        if weights:
-            raise ValueError(f"watermark: the overlay detector has no weights, {weights!r} was given; leave it empty")
 
     def __call__(self, clip: ClipFrames) -> dict[str, Any]:
         unknown = {"watermark": None, "watermark_box": None}
@@ -76,13 +73,19 @@ class EfficientNetWatermark:
     columns = COLUMNS
     note = "an EfficientNet classifier as in the report, with the weights that were given; it gives no box"
 
-    def __init__(self, weights: str = "") -> None:
+    @classmethod
+    def needs(cls, weights: str = "") -> Sequence[Path]:
         folder = Path(weights)
         if not weights or not (folder / "config.json").is_file():
             raise Absent(
                 f"watermark: no EfficientNet in {weights or 'weights (empty)'}; give a folder with config.json, "
                 "model.safetensors and preprocessor_config.json"
             )
+        look_for("transformers")
+        return [folder]
+
+    def __init__(self, weights: str = "") -> None:
+        (folder,) = self.needs(weights)
         from transformers import EfficientNetForImageClassification
         from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 

@@ -1,0 +1,98 @@
+"""Ray as another place for the same work: the same bytes, nothing done again in silence, nobody else listens."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pool_faults
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from known_videos import encode, shot
+
+from stepvideo.curation import ray_tasks, sources, stage
+from stepvideo.curation.config import CurateConfig, PartsRuntime
+from stepvideo.errors import ConfigError, Preempted, StageFailed
+from stepvideo.storage import checksums
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed")
+
+
+@pytest.fixture(autouse=True)
+def found_by_workers(monkeypatch) -> None:
+    """Ray's workers know PYTHONPATH, and nothing of pytest's own paths."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+
+
+def failed(item: str, reason: str, detail: str) -> str:
+    return f"{item}:{reason}"
+
+
+def run(chunks: list[list[str]], place: Path, work=pool_faults.work, **options):
+    told: list[tuple[str, dict]] = []
+    settings = {"workers": 2, "timeout_s": 60.0, "memory_mb": 4096} | options
+    how = {"place": place, "told": lambda name, **fields: told.append((name, fields))}
+    done = ray_tasks.run_on_ray(work, list(enumerate(chunks)), failed, **settings, **how)
+    return done, told
+
+
+@needs_ray
+def test_the_same_bytes_as_a_pool(context, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sources, "CHUNK_FILES", 2)
+    monkeypatch.setattr(stage, "work", pool_faults.curate)
+    media = tmp_path / "media"
+    for i in range(5):
+        encode(media / f"{i}.mp4", shot(i, 30))
+    encode(media / "3 abort.mp4", shot(7, 30))
+    found = {}
+    for executor in ("pool", "ray"):
+        ctx = context(executor, CurateConfig(runtime=PartsRuntime(workers=2, executor=executor)), media=media)
+        stage.run(ctx)
+        found[executor] = checksums(ctx.out)
+    assert found["ray"] == found["pool"]
+    rows = {r["file"]: r for r in pq.read_table(ctx.out / "quarantine.parquet").to_pylist()}
+    assert {name: r["reason"] for name, r in rows.items()} == {"3 abort.mp4": "crash"}
+
+
+@needs_ray
+def test_faults_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
+    """A hang is killed, a lost worker is told of, nobody outside hears, and what a stop leaves is ended."""
+    chunks = [["a", "hang"], [f"kill once {tmp_path / 'mark'}", "b"], ["c"]]
+    done, told = run(chunks, tmp_path, pool_faults.in_the_worker, timeout_s=4.0)
+    got = dict([next(done)])
+    ours = psutil.Process().children(recursive=True)
+    listening = {(p.name(), c.laddr.ip) for p in ours for c in _connections(p) if c.status == psutil.CONN_LISTEN}
+    assert "raylet" in {name for name, _ in listening}
+    assert {ip for _, ip in listening} <= {"127.0.0.1", "::1"}, listening
+    got |= dict(done)
+    assert [got[0], got[2]] == [["A", "hang:timeout"], ["C"]] and got[1][1] == "B"
+    ((name, fields),) = told
+    assert (name, fields["chunk"], fields["times"]) == ("worker_lost", 1, 1) and "WorkerCrashed" in fields["error"]
+
+
+@needs_ray
+def test_what_ends_a_run_on_ray(tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(OSError, match="disk full"):
+        list(run([["a"], ["raise"]], tmp_path)[0])
+    with pytest.raises(StageFailed, match="does not see .*nowhere"):
+        list(run([["a"]], tmp_path / "nowhere")[0])
+    with pytest.raises(Preempted):
+        list(run([["hang"]], tmp_path, stop=lambda: True)[0])
+    with pytest.raises(ConfigError, match="ray_address=127.0.0.1:9: no Ray cluster answers"):
+        list(run([["a"]], tmp_path, address="127.0.0.1:9")[0])
+
+
+def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'stepvideo\[ray\]'"):
+        list(run([["a"]], tmp_path)[0])
+
+
+def _connections(process: psutil.Process) -> list:
+    try:
+        return process.net_connections("inet")
+    except psutil.Error:
+        return []

@@ -30,4 +30,4 @@ def next_command(places: Mapping[str, Path]) -> str:
         places: stage → folder of its artifact.
     """
     store = places["curate"].parents[2]
-    return f"stepvideo browse {store} | stepvideo funnel {store} --uncaptioned 'motion_mean>=10%'"
+    return f"stepvideo funnel {store} --uncaptioned 'motion_mean>=10%' | stepvideo browse {store}"

@@ -21,6 +21,7 @@ from flows.config import CascadeConfig
 from stepvideo.config import Runtime, load
 from stepvideo.errors import ConfigError
 from stepvideo.stage import kind, resolve
+from stepvideo.storage import is_remote
 
 ROOT = Path(__file__).resolve().parent.parent
 _LOCK = threading.Lock()
@@ -49,7 +50,9 @@ def compose(overrides: list[str] | None = None, conf: Path | None = None) -> dic
     _check_names(cfg)
     load(CascadeConfig, cfg)  # values; types were checked by Hydra
     for name in _PATHS:
-        if cfg[name]:
+        if is_remote(cfg[name]) and name != "raw":
+            raise ConfigError(f"{name}={cfg[name]}: give a folder, local or shared; `stepvideo data` copies to a URL")
+        if cfg[name] and not is_remote(cfg[name]):
             cfg[name] = str(Path(cfg[name]).expanduser().absolute())
     if not cfg["tracking"]["mlflow_uri"]:
         cfg["tracking"]["mlflow_uri"] = f"sqlite:///{cfg['work']}/mlflow.db"

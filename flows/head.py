@@ -60,11 +60,12 @@ def raw_folder(folder: str, absent: bool = False) -> dict[str, Any]:
     """Settings of a `raw` stage: its key is the content of the folder; where it lies is only how to reach it.
 
     Args:
+        folder: or an s3:// URL, of which the listing is the content.
         absent: the folder need not be there to plan; the stage itself asks for it.
     """
     from stepvideo.curation import raw
 
-    content = "" if absent and not Path(folder).is_dir() else raw.content_digest(Path(folder))
+    content = "" if absent and not Path(folder).is_dir() else raw.content_digest(folder)
     return {"content": content, "runtime": {"path": folder}}
 
 

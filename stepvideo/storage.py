@@ -11,13 +11,17 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from stepvideo.errors import ArtifactError
 
 _SAMPLE = 2**20  # bytes
+TRANSFERS = 8  # files at once
+UPLOAD_PART = 16 << 20  # bytes; files of twice that and more go in parts
+MAX_PARTS = 10_000  # that S3 takes
 
 
 def is_remote(url: str | Path) -> bool:
@@ -116,23 +120,87 @@ def filesystem(url: str) -> Any:
     return fsspec.core.url_to_fs(url)[0]
 
 
-def upload_tree(local: Path, url: str, last: str) -> None:
-    """Copy a tree to an object store; the file named `last` goes last, as the commit mark."""
+def upload(local: Path, url: str, names: Sequence[str]) -> int:
+    """Copy files below `local` to below a URL or folder, the last of `names` after all others, as the commit mark.
+
+    What lies there already, as its ETag tells, is not sent again. Returns the bytes sent.
+    """
     fs = filesystem(url)
-    names = [p.relative_to(local).as_posix() for p in tree(local)]
-    for name in [n for n in names if n != last] + [n for n in names if n == last]:
-        fs.put_file(str(local / name), f"{url.rstrip('/')}/{name}")
+    there = _listing(url)
+    root = url.rstrip("/")
+
+    def put(name: str) -> int:
+        path = local / name
+        size = path.stat().st_size
+        part = max(UPLOAD_PART, -(-size // MAX_PARTS))
+        if name in there and there[name].get("ETag") and there[name]["ETag"].strip('"') == _etag(path, part):
+            return 0
+        if is_remote(url):
+            fs.put_file(str(path), f"{root}/{name}", **({"chunksize": part} if "s3" in fs.protocol else {}))
+        else:
+            (Path(root) / name).unlink(missing_ok=True)
+            link_or_copy(path, Path(root) / name)
+        return size
+
+    *first, last = names
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        sent = sum(pool.map(put, first))
+    return sent + put(last)
 
 
-def download_tree(url: str, local: Path, names: list[str]) -> None:
-    """Fetch the named files to a temporary folder, then rename it to `local`."""
+def download(url: str, local: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Fetch {name: {sha256, size}} from below a URL to a folder that appears as `local` when all are there.
+
+    What an earlier call has fetched is kept.
+
+    Raises:
+        ArtifactError: a file came with another content.
+    """
     fs = filesystem(url)
-    tmp = local.with_name(f".{local.name}.tmp-{uuid.uuid4().hex[:8]}")
-    for name in names:
-        (tmp / name).parent.mkdir(parents=True, exist_ok=True)
-        fs.get_file(f"{url.rstrip('/')}/{name}", str(tmp / name))
-    local.parent.mkdir(parents=True, exist_ok=True)
+    tmp = local.with_name(f".{local.name}.coming")
+
+    def get(name: str) -> None:
+        path = tmp / name
+        if path.exists() and sha256_file(path) == files[name]["sha256"]:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(f"{url.rstrip('/')}/{name}", str(path))
+        if sha256_file(path) != files[name]["sha256"]:
+            raise ArtifactError(f"{url}/{name} is damaged: its sha256 is not the manifest's; publish it again")
+
+    tmp.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        list(pool.map(get, files))
     os.replace(tmp, local)
+
+
+def read_whole(url: str) -> bytes | None:
+    """A file's content; None if it is not there."""
+    fs = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        return fs.cat_file(url)
+    except FileNotFoundError as e:
+        if "NoSuchBucket" in str(e.__cause__):
+            raise
+        return None
+
+
+def _listing(url: str) -> dict[str, dict[str, Any]]:
+    """{relative path: what fsspec says} of every file below a URL."""
+    fs = filesystem(url)
+    fs.invalidate_cache()
+    root = fs._strip_protocol(url).rstrip("/") + "/"
+    return {path.removeprefix(root): info for path, info in fs.find(root, detail=True).items()}
+
+
+def _etag(path: Path, part: int) -> str:
+    """The ETag that S3 gives a file that s3fs uploads: md5, or md5 of the md5s of its parts."""
+    with path.open("rb") as f:
+        if path.stat().st_size < 2 * part:
+            return hashlib.file_digest(f, "md5").hexdigest()
+        sums = [hashlib.md5(piece).digest() for piece in iter(lambda: f.read(part), b"")]
+    return f"{hashlib.md5(b''.join(sums)).hexdigest()}-{len(sums)}"
 
 
 def sizes(url: str | Path) -> dict[str, int]:
@@ -140,9 +208,7 @@ def sizes(url: str | Path) -> dict[str, int]:
     if not is_remote(url):
         root = Path(url)
         return {p.relative_to(root).as_posix(): p.stat().st_size for p in tree(root)}
-    fs = filesystem(str(url))
-    root = fs._strip_protocol(str(url)).rstrip("/") + "/"
-    return {path.removeprefix(root): info["size"] for path, info in fs.find(root, detail=True).items()}
+    return {name: info["size"] for name, info in _listing(str(url)).items()}
 
 
 def fetch(url: str, path: Path, sha256: str | None = None) -> None:

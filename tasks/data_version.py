@@ -54,12 +54,21 @@ def pull_if_missing(folder: Path, root: Path) -> bool:
         return False
     if folder != root / "data" or not (root / "data.dvc").exists():
         raise ArtifactError(f"data folder {folder} does not exist; give data=DIR, or restore it with `dvc pull`")
-    command = [sys.executable, "-m", "dvc", "pull", "--quiet", "data.dvc"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=PULL_TIMEOUT_S)
-    if done.returncode or not folder.exists():
-        reason = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
-        raise ArtifactError(f"`dvc pull` in {root} could not restore {folder}: {reason}")
+    try:
+        dvc(root, "pull", "data.dvc", timeout_s=PULL_TIMEOUT_S)
+    except ArtifactError as e:
+        raise ArtifactError(f"could not restore {folder}: {e}") from e
     return True
+
+
+def dvc(folder: Path, command: str, *args: str, timeout_s: float | None = None) -> None:
+    """A command of DVC's in a folder. Raises ArtifactError with its own reason."""
+    argv = [sys.executable, "-m", "dvc", command, *args]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=timeout_s)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()
+        reason = next((line for line in said if line.startswith("ERROR")), said[-1])
+        raise ArtifactError(f"`dvc {command}` in {folder}: {reason.removeprefix('ERROR: ')}")
 
 
 def _git(root: Path, *args: str) -> str | None:

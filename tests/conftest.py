@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from rank_pool import RankPool
+    from s3_server import S3Server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores; also makes sums reproducible
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -99,3 +100,27 @@ def browser() -> type:
     if not module.program():
         pytest.skip("no Chromium here: apt-get install chromium fonts-noto-cjk")
     return module.Browser
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    from s3_server import S3Server
+
+    with S3Server() as running:
+        yield running
+
+
+@pytest.fixture
+def s3_client(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """call(method, …) of the S3 server, which everything in this process and its children uses, without patience."""
+    from s3_server import forget_clients
+
+    from stepvideo import s3, storage
+
+    for name, value in {**s3_server.environment, "AWS_MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3, "PAUSE_S", 0.001)
+    forget_clients()
+    yield storage.filesystem("s3://any").call_s3
+    forget_clients()
+    s3_server.heal()

@@ -135,8 +135,8 @@ def test_trees_travel_through_object_stores(tmp_path: Path) -> None:
     (source / "d" / "x").write_bytes(b"1")
     (source / "manifest.json").write_bytes(b"2")
     assert storage.is_remote("s3://b/k") and not storage.is_remote(str(tmp_path))
-    storage.upload_tree(source, "memory://bucket/tree", last="manifest.json")
-    storage.download_tree("memory://bucket/tree", tmp_path / "b", ["d/x", "manifest.json"])
+    storage.upload(source, "memory://bucket/tree", ["d/x", "manifest.json"])
+    storage.download("memory://bucket/tree", tmp_path / "b", storage.checksums(source))
     assert storage.checksums(tmp_path / "b") == storage.checksums(source)
 
 

@@ -14,6 +14,8 @@ from stepvideo.curation.captions import Shot
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from stepvideo.s3 import Object
+
 TAGS = (
     *("saturation_mean", "saturation_max", "saturation_min", "blur", "blur_fixed"),
     *("motion_mean", "motion_max", "motion_min", "motion_rate"),
@@ -33,6 +35,7 @@ class Source:
     size: int
     error: str = ""  # why it could not even be read
     shots: list[Shot] = field(default_factory=list)  # from its sidecar
+    origin: Object | None = None  # where it is to be fetched from: until then there is no `path`, and no sha256
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from stepvideo import storage
+from stepvideo import s3, storage
 from stepvideo.curation.captions import read_sidecars
-from stepvideo.curation.raw import media_kind
+from stepvideo.curation.raw import INDEX, media_kind
 from stepvideo.curation.records import Source, read_rows
 from stepvideo.errors import StepVideoError
 
@@ -30,22 +30,31 @@ def collect(inputs: Mapping[str, Path]) -> list[Source]:
 
 
 def _of(role: str, root: Path) -> list[Source]:
-    if (root / "index.parquet").is_file():
-        media = root / "files"
-        listed = [(r["file"], r["kind"], r["sha256"], r["size"], r["error"]) for r in read_rows(root / "index.parquet")]
+    if (root / INDEX).is_file():
+        listed = read_rows(root / INDEX)
+        media, url = root / "files", storage.read_json(root / "index.json").get("url", "")
     else:
-        media = root
-        listed = []
-        for path in storage.tree(root):
-            kind = media_kind(path.name)
-            if kind:
-                name = path.relative_to(root).as_posix()
-                listed.append((name, kind, storage.sha256_file(path), path.stat().st_size, ""))
+        listed = [
+            {
+                "file": path.relative_to(root).as_posix(),
+                "kind": kind,
+                "sha256": storage.sha256_file(path),
+                "size": path.stat().st_size,
+                "error": "",
+            }
+            for path in storage.tree(root)
+            if (kind := media_kind(path.name))
+        ]
+        media, url = root, ""
     shots = read_sidecars(media)
-    return [
-        Source(role, name, media / name, kind, sha256, size, error, shots.get(name, []))
-        for name, kind, sha256, size, error in sorted(listed)
-    ]
+    bucket, prefix = s3.split(url) if url else ("", "")
+    found = []
+    for row in sorted(listed, key=lambda r: r["file"]):
+        name = row["file"]
+        origin = s3.Object(bucket, prefix + name, row["size"], row["etag"]) if url else None
+        about = (row["kind"], row["sha256"], row["size"], row["error"], shots.get(name, []))
+        found.append(Source(role, name, media / name, *about, origin))
+    return found
 
 
 def chunked(sources: list[Source]) -> list[list[Source]]:

@@ -1,0 +1,136 @@
+"""Curated data under a name: to DVC's remote and, on a fresh clone, back byte for byte."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stepvideo import storage
+from stepvideo.artifact import Artifact, Store, content_digest
+from stepvideo.errors import ArtifactError
+from tasks import versions
+from tasks.versions import bring_back, record
+
+
+def run(root: Path, *argv: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    command = ["git", *identity, *argv[1:]] if argv[0] == "git" else [sys.executable, "-m", *argv]
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("template")
+    run(root, "git", "init", "-q")
+    run(root, "dvc", "init", "-q")
+    run(root, "git", "commit", "-qm", "dvc")
+    return root
+
+
+@pytest.fixture
+def checkout(template: Path, tmp_path: Path) -> Path:
+    """With a remote in a folder."""
+    run(tmp_path, "git", "clone", "-q", str(template), "origin")
+    config = tmp_path / "origin" / ".dvc" / "config"
+    config.write_text(f"[core]\n    remote = r\n['remote \"r\"']\n    url = {tmp_path / 'remote'}\n")
+    return tmp_path / "origin"
+
+
+def artifact(store: Store, stage: str, files: dict[str, bytes]) -> Artifact:
+    directory = store.dir(stage, "0123456789abcdef")
+    for name, body in files.items():
+        storage.write_atomic(directory / "out" / name, body)
+    said = storage.checksums(directory / "out")
+    manifest = {"stage": stage, "key": directory.name, "files": said, "digest": content_digest(said)}
+    storage.write_json(directory / "manifest.json", manifest | {"finished": time.time()})
+    return Artifact(directory, storage.read_json(directory / "manifest.json"))
+
+
+@pytest.fixture
+def curated(tmp_path: Path) -> list[Artifact]:
+    store = Store(tmp_path / "store")
+    media = {f"media/{i:02x}/{i}.mp4": bytes([i % 256]) * i for i in range(versions.MANY + 1)}
+    clips = artifact(store, "curate", {"catalog.parquet": b"rows", "funnel.json": b"{}", **media})
+    return [clips, artifact(store, "tags", {"tables/a.parquet": b"a", "tables/b.parquet": b"b"})]
+
+
+def contents(found: list[Artifact]) -> dict[str, dict[str, bytes]]:
+    return {a.manifest["stage"]: {n: (a.dir / n).read_bytes() for n in storage.checksums(a.dir) if n != "lock"} for a in found}
+
+
+def test_a_fresh_clone_gets_every_version_byte_for_byte(checkout, curated, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(versions, "TAR_BYTES", 30_000)
+    path = record(curated, "v1", checkout)
+    assert path == checkout / "versions" / "v1.dvc"
+    assert str(tmp_path) not in path.read_text() and curated[0].digest in path.read_text()
+    other = artifact(Store(tmp_path / "later"), "curate", {"catalog.parquet": b"more rows"})
+    record([other], "v2", checkout)
+    assert not (checkout / "versions" / ".publishing").exists()
+    run(checkout, "git", "add", ".")
+    assert sorted(run(checkout, "git", "diff", "--cached", "--name-only").split()) == [
+        ".dvc/config",
+        "versions/.gitignore",
+        "versions/v1.dvc",
+        "versions/v2.dvc",
+    ]
+    run(checkout, "git", "commit", "-qm", "versions")
+    run(tmp_path, "git", "clone", "-q", "origin", "clone")
+    back = bring_back("v1", tmp_path / "clone", Store(tmp_path / "there"))
+    assert contents(back) == contents(curated)
+    tars = sorted(p.name for p in (tmp_path / "clone/versions/v1/curate/0123456789abcdef").glob("*.tar"))
+    assert tars == [f"media-{i:05d}.tar" for i in range(len(tars))] and len(tars) > 1
+    assert not run(tmp_path / "clone", "git", "status", "--porcelain")
+    assert contents(bring_back("v2", tmp_path / "clone", Store(tmp_path / "other"))) == contents([other])
+
+
+def test_an_interrupted_publication_leaves_the_old_versions_whole(checkout, curated, tmp_path, monkeypatch) -> None:
+    record(curated[1:], "v1", checkout)
+    said = (checkout / "versions" / "v1.dvc").read_bytes()
+    real = versions.dvc
+    for moment in ("before", "after"):
+
+        def killed(folder: Path, *args: str, at: str = moment) -> None:
+            if at == "after":
+                real(folder, *args)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(versions, "dvc", killed)
+        with pytest.raises(KeyboardInterrupt):
+            record(curated, "v2", checkout)
+        assert sorted(p.name for p in (checkout / "versions").glob("*.dvc")) == ["v1.dvc"]
+        assert (checkout / "versions" / "v1.dvc").read_bytes() == said
+    monkeypatch.setattr(versions, "dvc", real)
+    record(curated, "v2", checkout)
+    assert contents(bring_back("v2", checkout, Store(tmp_path / "there"))) == contents(curated)
+    assert contents(bring_back("v1", checkout, Store(tmp_path / "one"))) == contents(curated[1:])
+
+
+def test_through_s3(s3_client, checkout, curated, tmp_path) -> None:
+    s3_client("create_bucket", Bucket="dvcremote")
+    config = checkout / ".dvc" / "config"
+    config.write_text("[core]\n    remote = r\n['remote \"r\"']\n    url = s3://dvcremote/data\n")
+    record(curated, "v1", checkout)
+    assert contents(bring_back("v1", checkout, Store(tmp_path / "there"))) == contents(curated)
+
+
+def test_what_cannot_be_published_or_brought_back(checkout, curated, tmp_path) -> None:
+    record(curated[1:], "v1", checkout)
+    with pytest.raises(ArtifactError, match="version v1 is there .*choose another name"):
+        record(curated, "v1", checkout)
+    with pytest.raises(ArtifactError, match="cannot be called '../x'"):
+        record(curated, "../x", checkout)
+    (curated[0].out / "catalog.parquet").write_bytes(b"ROWS")
+    with pytest.raises(ArtifactError, match="catalog.parquet does not match its sha256"):
+        record(curated, "v2", checkout)
+    with pytest.raises(ArtifactError, match="no version 'v9' .*there are: v1"):
+        bring_back("v9", checkout, Store(tmp_path / "there"))
+    (tmp_path / "remote").rename(tmp_path / "moved")
+    with pytest.raises(ArtifactError, match="`dvc pull`"):
+        bring_back("v1", checkout, Store(tmp_path / "there"))
+    (checkout / ".dvc" / "config").write_text("")
+    with pytest.raises(ArtifactError, match="no remote|remote"):
+        record(curated[1:], "v3", checkout)

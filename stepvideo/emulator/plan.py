@@ -94,7 +94,8 @@ def grid(axes: Mapping[str, Any], context_kind: str = "ulysses") -> Plan:
     if unknown:
         raise ConfigError(f"a plan has no {', '.join(unknown)}; its numbers are {', '.join(NUMBERS)}")
     mesh = np.ix_(*(np.atleast_1d(np.asarray(v)) for v in axes.values()))
-    return Plan(context_kind=context_kind, **dict(zip(axes, mesh)))
+    numbers: Any = dict(zip(axes, mesh))
+    return Plan(context_kind=context_kind, **numbers)
 
 
 def problems(plan: Plan, work: Workload, cluster: Cluster | None = None) -> dict[str, NDArray[np.bool_]]:

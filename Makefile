@@ -35,7 +35,7 @@ $(STAMP):
 .PHONY: lock
 lock: ## Resolve pyproject.toml anew, in an environment of its own, and write requirements.lock
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	@.venv-lock/bin/python -m pip install -qq --disable-pip-version-check ".[train,curate,quant,serve,flows,dev,planned]"
+	@.venv-lock/bin/python -m pip install -qq --disable-pip-version-check ".[train,curate,quant,ray,serve,flows,dev,planned]"
 	@.venv-lock/bin/python scripts/lock.py
 	@rm -rf .venv-lock
 

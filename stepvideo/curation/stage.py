@@ -22,6 +22,7 @@ from stepvideo import storage
 from stepvideo.config import digest, dump, result_part
 from stepvideo.curation.config import CurateConfig
 from stepvideo.curation.cut import process
+from stepvideo.curation.fetching import with_bytes
 from stepvideo.curation.parts import run_parts
 from stepvideo.curation.raw import link_or_copy
 from stepvideo.curation.records import (
@@ -62,6 +63,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     _nothing_lost(sources, files)
     files.sort(key=lambda r: (r["role"], r["file"]))
     clips.sort(key=lambda r: (r["source_role"], r["source_file"], r["source_start"], r["kind"]))
+    files, clips = _once(files, clips)
     quarantine = [r for r in files if r["status"] == "quarantined"]
     if not clips:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(r["reason"] for r in quarantine).most_common())
@@ -88,13 +90,13 @@ def run(ctx: StageContext) -> dict[str, float]:
 
 def work(items: list[Source], config: CurateConfig, root: Path) -> list[Result]:
     """A chunk of files; what a pool worker runs."""
-    return [_curated(source, config, root) for source in items]
+    return with_bytes(items, root, functools.partial(_curated, config=config, root=root))
 
 
 def _curated(source: Source, config: CurateConfig, root: Path) -> Result:
     """`process`, unless the file is no longer the one that was listed: what was read may be of either."""
     result = process(source, config, root)
-    if source.error:
+    if source.error or source.origin:  # an object's bytes are a copy of our own
         return result
     try:
         found = storage.sha256_file(source.path)
@@ -145,7 +147,7 @@ class _Tables:
 
 
 def _part_name(i: int, chunk: list[Source], version: str) -> str:
-    content: list[Any] = [[s.role, s.file, s.sha256, s.error, s.shots] for s in chunk]
+    content: list[Any] = [[s.role, s.file, s.sha256 or (s.origin and s.origin.etag), s.error, s.shots] for s in chunk]
     return f"{i:06d}-{digest([version, content])[:16]}"
 
 
@@ -154,13 +156,33 @@ def _first_of_each(sources: list[Source]) -> tuple[list[Source], list[Result]]:
     first: dict[str, Source] = {}
     repeats = []
     for s in sources:
-        if s.size and s.sha256 in first:
-            same = first[s.sha256]
-            repeats.append(quarantined(s, "duplicate", f"the same bytes as {same.role}/{same.file}"))
-        elif s.size:
+        if not (s.size and s.sha256):
+            continue
+        if s.sha256 in first:
+            repeats.append(_repeat(s, first[s.sha256].role, first[s.sha256].file))
+        else:
             first[s.sha256] = s
     gone = {(r.file["role"], r.file["file"]) for r in repeats}
     return [s for s in sources if (s.role, s.file) not in gone], repeats
+
+
+def _once(files: list[Row], clips: list[Row]) -> tuple[list[Row], list[Row]]:
+    """The same for what came from a bucket, whose contents are known only now."""
+    first: dict[str, Row] = {}
+    kept: list[Row] = []
+    gone = set()
+    for row in files:
+        same = first.setdefault(row["sha256"], row) if row["size"] and row["sha256"] else row
+        if same is not row and row["reason"] != "duplicate":
+            gone.add((row["role"], row["file"]))
+            again = Source(*(row[n] for n in ("role", "file")), Path(), *(row[n] for n in ("kind", "sha256", "size")))
+            row = _repeat(again, same["role"], same["file"]).file
+        kept.append(row)
+    return kept, [c for c in clips if (c["source_role"], c["source_file"]) not in gone]
+
+
+def _repeat(source: Source, role: str, file: str) -> Result:
+    return quarantined(source, "duplicate", f"the same bytes as {role}/{file}")
 
 
 def _nothing_lost(sources: list[Source], files: list[Row]) -> None:
@@ -177,8 +199,8 @@ def _publish(ctx: StageContext, sources: list[Source], clips: list[Row]) -> None
     for name, row in {row["file"]: row for row in clips}.items():
         if row["stored"] == "source":
             ctx.expected[name] = row["source_sha256"]
-        origin = by_content[row["source_sha256"]] if row["stored"] == "source" else ctx.work / name
-        link_or_copy(origin, ctx.out / name)
+        here = by_content.get(row["source_sha256"]) if row["stored"] == "source" else None
+        link_or_copy(here or ctx.work / name, ctx.out / name)
 
 
 def _funnel(files: list[Row], clips: list[Row], config: CurateConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -59,30 +60,40 @@ def test_the_same_bytes_as_a_pool(context, tmp_path: Path, monkeypatch) -> None:
 
 @needs_ray
 def test_faults_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
-    """A hang is killed, a lost worker is told of, nobody outside hears, and what a stop leaves is ended."""
-    chunks = [["a", "hang"], [f"kill once {tmp_path / 'mark'}", "b"], ["c"]]
-    done, told = run(chunks, tmp_path, pool_faults.in_the_worker, timeout_s=4.0)
+    """A hang is killed, a lost worker is told of, nobody outside can connect, and a stop ends everything."""
+    chunks = [["a", "hang"], [f"kill once {tmp_path / 'mark'}", "b"], ["c"], ["hang"] * 99]
+    enough: list[bool] = []
+    done, told = run(chunks, tmp_path, pool_faults.in_the_worker, timeout_s=4.0, stop=lambda: bool(enough))
     got = dict([next(done)])
     ours = psutil.Process().children(recursive=True)
     listening = {(p.name(), c.laddr.ip) for p in ours for c in _connections(p) if c.status == psutil.CONN_LISTEN}
-    assert "raylet" in {name for name, _ in listening}
-    assert {ip for _, ip in listening} <= {"127.0.0.1", "::1"}, listening
-    got |= dict(done)
+    assert {"raylet", "gcs_server"} <= {name for name, _ in listening}
+    assert all(_is_loopback(ip) for _, ip in listening), listening
+    got |= dict(next(done) for _ in range(2))
+    enough.append(True)
+    with pytest.raises(Preempted):
+        next(done)
     assert [got[0], got[2]] == [["A", "hang:timeout"], ["C"]] and got[1][1] == "B"
     ((name, fields),) = told
     assert (name, fields["chunk"], fields["times"]) == ("worker_lost", 1, 1) and "WorkerCrashed" in fields["error"]
+    assert not psutil.wait_procs(ours, timeout=20)[1]
 
 
 @needs_ray
-def test_what_ends_a_run_on_ray(tmp_path: Path, monkeypatch) -> None:
+def test_what_no_file_is_to_blame_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         list(run([["a"], ["raise"]], tmp_path)[0])
-    with pytest.raises(StageFailed, match="does not see .*nowhere"):
-        list(run([["a"]], tmp_path / "nowhere")[0])
-    with pytest.raises(Preempted):
-        list(run([["hang"]], tmp_path, stop=lambda: True)[0])
     with pytest.raises(ConfigError, match="ray_address=127.0.0.1:9: no Ray cluster answers"):
         list(run([["a"]], tmp_path, address="127.0.0.1:9")[0])
+
+
+def test_a_node_with_other_code_or_another_store_is_refused(tmp_path: Path) -> None:
+    code = ray_tasks._code("pool_faults")
+    how = (pool_faults.work, 0, ["a"], failed, 9.0, 0)
+    with pytest.raises(StageFailed, match=f"the code of node .* \\({code}\\) is not the driver's"):
+        ray_tasks._chunk(*how, "another", str(tmp_path))
+    with pytest.raises(StageFailed, match="does not see .*nowhere"):
+        ray_tasks._chunk(*how, code, str(tmp_path / "nowhere"))
 
 
 def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch) -> None:
@@ -96,3 +107,8 @@ def _connections(process: psutil.Process) -> list:
         return process.net_connections("inet")
     except psutil.Error:
         return []
+
+
+def _is_loopback(address: str) -> bool:
+    ip = ipaddress.ip_address(address)
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback

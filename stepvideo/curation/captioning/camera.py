@@ -7,6 +7,7 @@ focus) with the rest of the usual set; sizes and angles are those of film school
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -112,11 +113,13 @@ _SAID = [(m, m.pattern()) for m in MOVEMENTS]
 _DENIED = re.compile(r"(?:\b(?:no|not|never|without)|n't)\s+(?:\w+ly\s+)?$", re.IGNORECASE)
 
 
-def named(text: str) -> list[Movement]:
+@functools.lru_cache(maxsize=2**16)  # short captions repeat
+def named(text: str) -> tuple[Movement, ...]:
     """The movements that a caption says the camera makes, in the order of `MOVEMENTS`; denied ones are left out."""
-    return [m for m, said in _SAID if any(not _DENIED.search(text[: hit.start()]) for hit in said.finditer(text))]
+    return tuple(m for m, said in _SAID if any(not _DENIED.search(text[: hit.start()]) for hit in said.finditer(text)))
 
 
+@functools.lru_cache(maxsize=2**16)
 def without(text: str) -> str:
     """A caption without what it says of the camera's movement."""
     for _, said in _SAID:

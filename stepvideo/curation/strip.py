@@ -70,6 +70,19 @@ class Strip:
         return np.concatenate(out)
 
     @cached_property
+    def profiles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distances of pictures i and i + 1 by column, float32 [N - 1, 32], and by line, float32 [N - 1, 18]."""
+        import cv2
+
+        columns, lines = np.zeros((2, max(len(self) - 1, 0), WIDTH), np.float32)
+        lines = lines[:, :HEIGHT]
+        for i, (a, b) in enumerate(zip(self.pictures[:-1], self.pictures[1:])):
+            change = cv2.absdiff(a, b).reshape(HEIGHT, WIDTH * 3)
+            columns[i] = cv2.reduce(change, 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F).reshape(WIDTH, 3).mean(axis=1)
+            lines[i] = cv2.reduce(change, 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F).ravel()
+        return columns, lines
+
+    @cached_property
     def contrast(self) -> np.ndarray:
         """Standard deviation over a picture, mean of its three colours, float32 [N]; 0: a uniform picture."""
         import cv2

@@ -1,4 +1,4 @@
-"""Gradual transitions: fades and dissolves (wipes, too) as spans of frames.
+"""Gradual transitions: fades, wipes and dissolves as spans of frames.
 
 A dissolve is a straight path through picture space between two places where the picture rests: with mean absolute
 difference as the distance d, a picture m that mixes a and b, in light or in parts, has d(a, m) + d(m, b) = d(a, b).
@@ -13,6 +13,7 @@ import numpy as np
 
 from stepvideo.curation.config import SegmentConfig
 from stepvideo.curation.strip import FAINT, Strip
+from stepvideo.curation.wipes import wipes
 
 WINDOWS = (8, 12, 16, 24, 32, 48)  # frames; lengths that are tried
 SHORTEST = 4  # frames; what is shorter is for the hard cuts
@@ -24,7 +25,7 @@ MIXED = 0.3  # distance of the middle from a mixture of the ends / theirs; about
 
 @dataclass(frozen=True, order=True)
 class Transition:
-    """Frames [start, end) that are of no shot. `kind`: fade, fade out, fade in, blank (between fades), dissolve."""
+    """Frames [start, end) that are of no shot. `kind`: fade, fade out, fade in, blank (between fades), wipe, dissolve."""
 
     start: int
     end: int
@@ -37,7 +38,8 @@ class Transition:
 def transitions(strip: Strip, config: SegmentConfig) -> list[Transition]:
     """All of a film's transitions, ascending; none overlap."""
     found = _fades(strip, config)
-    found += [d for d in _dissolves(strip, config) if not any(f.touches(d.start, d.end) for f in found)]
+    for others in ([Transition(*w, "wipe") for w in wipes(strip, config)], _dissolves(strip, config)):
+        found += [t for t in others if not any(f.touches(t.start, t.end) for f in found)]
     return sorted(found)
 
 

@@ -25,7 +25,7 @@ MIXED = 0.3  # distance of the middle from a mixture of the ends / theirs; about
 
 @dataclass(frozen=True, order=True)
 class Transition:
-    """Frames [start, end) that are of no shot. `kind`: fade, fade out, fade in, blank (between fades), wipe, dissolve."""
+    """Frames [start, end) of no shot. `kind`: fade, fade out, fade in, blank (between fades), wipe, dissolve."""
 
     start: int
     end: int

@@ -29,7 +29,7 @@ from toy_flow import CONFIG, ToyFlow, flow_context  # noqa: E402 # pyright: igno
 from stepvideo.models.config import DiTConfig  # noqa: E402
 from stepvideo.models.dit import DiT  # noqa: E402
 from stepvideo.training import fit as core  # noqa: E402
-from stepvideo.training.monitor.cost import dit_cost  # noqa: E402
+from stepvideo.training.monitor.cost import DiTCost  # noqa: E402
 from stepvideo.training.monitor.guard import Guard  # noqa: E402
 from stepvideo.training.monitor.watch import watchers  # noqa: E402
 from stepvideo.training.monitor_config import GuardConfig, MonitorConfig  # noqa: E402
@@ -81,7 +81,7 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         ctx = flow_context(Path(folder), monitor=MonitorConfig(norms_every=NORMS_EVERY))
         ctx.config.runtime.checkpoint_every, ctx.config.runtime.log_every = 10**9, 10
-        core.fit(module, ctx, cost=dit_cost(module.net.cfg))
+        core.fit(module, ctx, cost=DiTCost(module.net.cfg))
     found = {sort: statistics.median(times) for sort, times in turns[0].seconds.items()}
     guard = Guard(GuardConfig())
     judged = time.process_time()

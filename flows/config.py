@@ -22,6 +22,7 @@ class ClusterConfig:
     launcher: str = "local"  # debug | local | submitit-local
     concurrency: int = 1  # stages at a time, where the graph allows it
     snapshot: bool = True  # jobs run a copy of the code as it was when the driver started
+    gpu: str = ""  # what predictions are for: a name of stepvideo/emulator/hardware.yaml; empty: this machine
     grace_s: float = 30.0  # from the request to stop until SIGKILL, when the flow is cancelled
 
     def __post_init__(self) -> None:

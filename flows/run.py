@@ -6,7 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows import screen
 from flows.compose import compose, graph_module
@@ -14,6 +14,10 @@ from flows.graph import Node, build
 from flows.plan import DEPENDS, HIT, plan, plan_rows
 from flows.prepared import NoBoard, Prepared, run_prepared, summary
 from stepvideo.artifact import Store
+from stepvideo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stepvideo.training.predict import Prediction
 
 NEXT = 'make ui | stepvideo status | stepvideo generate "一个红色的圆向右移动" --out red.mp4'
 
@@ -22,21 +26,51 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     """Print what a run would do; nothing is written."""
     cfg = compose(overrides)
     steps = plan(build(cfg, until), Store(cfg["store"]))
+    predicted = predict(cfg)
     if as_json:
-        print(json.dumps(plan_rows(steps), indent=1, ensure_ascii=False))
+        rows = plan_rows(steps)
+        for row in rows:
+            if row["stage"] in predicted:
+                row |= {"predicted": predicted[row["stage"]].row()}
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
     console = screen.console()
     console.print(screen.plan_table(steps))
+    to_run = [p for name, p in predicted.items() if name in {s.node.name for s in steps if s.state != HIT}]
+    for line in screen.predicted_lines(to_run):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     hits, waits = (sum(s.state == state for s in steps) for state in (HIT, DEPENDS))
     console.print(f"{hits} of {len(steps)} stages are there, {len(steps) - hits - waits} run, {waits} depend on them")
     settings = " ".join(overrides)
-    console.print(f"next: stepvideo run {settings} | memory of a rank: stepvideo fits {settings}", markup=False)
+    more = f"stepvideo emulate step {settings} | stepvideo emulate fits {settings}"
+    console.print(f"next: stepvideo run {settings} | where time and memory go: {more}", markup=False)
     return 0
 
 
 def planned(overrides: list[str]) -> list[Node]:
     """The stages of a cascade, in their order."""
     return build(compose(overrides))
+
+
+def predict(cfg: dict[str, Any]) -> dict[str, Prediction]:
+    """{stage: seconds of a step and memory} of the stages that train the DiT.
+
+    Raises:
+        ConfigError: ranks that do not divide as asked, or an unknown GPU.
+    """
+    from stepvideo.emulator.machine import target
+    from stepvideo.training.predict import predictions
+
+    try:
+        return {p.stage: p for p in predictions(build(cfg), target(cfg["cluster"]["gpu"]))}
+    except ValueError as e:
+        raise ConfigError(str(e)) from e
+
+
+def planned_for(overrides: list[str]) -> tuple[list[Node], str]:
+    """The stages of a cascade, and the GPU that they are to run on, if the config names one."""
+    cfg = compose(overrides)
+    return build(cfg), cfg["cluster"]["gpu"]
 
 
 def trained_configs(overrides: list[str]) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +17,9 @@ from stepvideo.artifact import Artifact
 from stepvideo.stage import StageSpec
 from tasks.ledger import Ledger
 from tasks.stages import Outcome
+
+if TYPE_CHECKING:
+    from stepvideo.training.predict import Prediction
 
 STYLE = {"hit": "green", "run": "yellow", "running": "cyan", "depends": "dim", "damaged": "red", "failed": "red"}
 # The metrics of a kind that say most; the first that a stage has is shown, else the first of all.
@@ -47,6 +50,18 @@ def plan_table(steps: list[Step]) -> Table:
     for s in steps:
         table.add_row(s.node.name, s.node.kind, f"[{STYLE[s.state]}]{s.state.upper()}[/]", escape(s.why), s.key)
     return table
+
+
+def predicted_lines(found: list[Prediction]) -> list[str]:
+    """What the emulator says of the training stages of a plan."""
+    if not found:
+        return []
+    lines = [
+        f"  {p.stage:13} {p.seconds.total:8.3g} s a step, {p.seconds.mfu:5.1%} MFU, {p.memory / 1e9:5.1f} GB a rank"
+        + (" - more than a device has" if p.memory > p.device else "")
+        for p in found
+    ]
+    return [f"predicted, with constants: {found[0].basis}", *lines]
 
 
 def console(stderr: bool = False) -> Console:

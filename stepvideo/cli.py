@@ -32,6 +32,7 @@ from stepvideo.training import lora_command as lora_merge
 from stepvideo.training import profile_command as profile
 from stepvideo.training import recipe_command as recipe
 from stepvideo.training import select_command as select
+from stepvideo.training import step_command as steps
 
 OVERRIDES = 'settings, for example: profile=smoke stages.sft.steps=50 cluster=debug raw=DIR (see conf/ and "plan")'
 
@@ -148,7 +149,10 @@ def _parser() -> argparse.ArgumentParser:
         module.add_arguments(command(name, module.call, module.HELP))
     recipe.add_arguments(command("recipe", _recipe, recipe.HELP))
     fits.add_arguments(command("fits", _fits, fits.HELP))
-    above = (emulate.Command("fits", fits.HELP, fits.add_arguments, _fits),)
+    above = (
+        emulate.Command("fits", fits.HELP, fits.add_arguments, _fits),
+        emulate.Command("step", steps.HELP, steps.add_arguments, _step),
+    )
     emulate.add_arguments(commands.add_parser("emulate", help=emulate.HELP, description=emulate.HELP), above)
     return parser
 
@@ -230,6 +234,12 @@ def _fits(args: argparse.Namespace) -> int:
     from flows.run import planned
 
     return fits.call(args, planned)
+
+
+def _step(args: argparse.Namespace) -> int:
+    from flows.run import planned_for
+
+    return steps.call(args, planned_for)
 
 
 def _generate(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from stepvideo.data.balance_config import BucketConfig
 from stepvideo.data.caption_kinds import CAPTION_KINDS, LANGUAGES
 
 RESOLUTIONS = ("low", "high")
+POSITIONS_AT_ONCE = 2**24  # pixels of all frames of a chunk: one clip of 544x992, sixteen of 192x320
 
 
 @dataclass
@@ -48,3 +49,8 @@ class LatentsConfig(StageConfig):
                 raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
         if not 0 <= self.max_failed < 1:
             raise ValueError(f"max_failed={self.max_failed} must lie in [0, 1)")
+
+
+def clips_at_once(frames: int, height: int, width: int, chunk: int) -> int:
+    """How many clips a VAE with chunks of so many frames (0: no chunks) encodes in one call."""
+    return max(1, POSITIONS_AT_ONCE // (min(frames, chunk or frames) * height * width))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stepvideo.data.config import clips_at_once
 from stepvideo.data.frames import to_tensor
 from stepvideo.diffusion.latent_stats import LatentStats
 from stepvideo.diffusion.pipeline import supports_bf16
@@ -16,11 +17,15 @@ from stepvideo.models.video_vae import VideoVAE
 
 @torch.no_grad()
 def encode_pixels(vae: VideoVAE, pixels_BTHWC: Tensor, precision: str) -> Tensor:
-    """uint8 [B, T, H, W, 3] to posterior moments [B, f, 2z, h, w] on the VAE's device, bfloat16 as they are cached."""
+    """uint8 [B, T, H, W, 3] to posterior moments [B, f, 2z, h, w] on the VAE's device, bfloat16 as they are cached.
+
+    Large clips go through the VAE few at a time (`clips_at_once`): its activations outgrow the DiT's.
+    """
     device = next(vae.parameters()).device
     bf16 = precision == "bf16-mixed" and supports_bf16(device)
+    parts = pixels_BTHWC.split(clips_at_once(*pixels_BTHWC.shape[1:4], vae.cfg.frame_len))
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        return vae.encode_moments(to_tensor(pixels_BTHWC.to(device))).bfloat16()
+        return torch.cat([vae.encode_moments(to_tensor(part.to(device))).bfloat16() for part in parts])
 
 
 def latents(moments_Bfzhw: Tensor, stats: LatentStats, eps_Bfzhw: Tensor | None) -> Tensor:

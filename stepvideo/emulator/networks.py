@@ -35,11 +35,21 @@ def dit_workload(
     vae = vae or VAEConfig()
     if not stream:
         raise ConfigError("the stream is empty: give at least one size")
-    p, d = dit_parameters(cfg), cfg.inner_dim
-    network = Network(
-        "DiT", cfg.num_layers, d, cfg.num_attention_heads, cfg.num_attention_heads, 4 * d, p.block, p.outside
-    )
-    return Workload(network, tuple(_bucket(cfg, vae, size, text, clip) for size in stream))
+    return Workload(dit_network(cfg), tuple(_bucket(cfg, vae, size, text, clip) for size in stream))
+
+
+def dit_network(cfg: DiTConfig) -> Network:
+    p, d, heads = dit_parameters(cfg), cfg.inner_dim, cfg.num_attention_heads
+    return Network("DiT", cfg.num_layers, d, heads, heads, 4 * d, p.block, p.outside)
+
+
+def dit_bucket(
+    cfg: DiTConfig, name: str, latent: tuple[int, int, int], text: int, clip: int, share: float, samples: float
+) -> Bucket:
+    """Samples of latent frames, height and width, with prompts as of `dit_workload`."""
+    s = video_tokens(cfg, *latent)
+    layer = _joint_block(cfg, s, text) if cfg.block == "mmdit" else _cross_block(cfg, s, latent[0], text)
+    return Bucket(name, s, layer, _ends(cfg, s, text, clip), share, samples)
 
 
 def _bucket(cfg: DiTConfig, vae: VAEConfig, size: Size, text: int, clip: int) -> Bucket:
@@ -53,9 +63,7 @@ def _bucket(cfg: DiTConfig, vae: VAEConfig, size: Size, text: int, clip: int) ->
     except ValueError as e:
         raise ConfigError(f"stream {name}: {e}") from e
     latent = (latents, size.height // vae.spatial_factor, size.width // vae.spatial_factor)
-    s = video_tokens(cfg, *latent)
-    layer = _joint_block(cfg, s, text) if cfg.block == "mmdit" else _cross_block(cfg, s, latent[0], text)
-    return Bucket(name, s, layer, _ends(cfg, s, text, clip), size.share, size.samples)
+    return dit_bucket(cfg, name, latent, text, clip, size.share, size.samples)
 
 
 def _cross_block(cfg: DiTConfig, s: int, frames: int, t: int) -> Layer:

@@ -113,7 +113,7 @@ def plan_memory(
     )
 
 
-def in_flight(pipeline: Any, virtual: Any, micro_batches: Any, stage: Any = 0) -> NDArray[np.float64]:
+def in_flight(pipeline: Any, virtual: Any, micro_batches: Any, stage: Any = 0) -> NDArray[Any]:
     """Micro-batches whose activations of all the stage's layers would take as much as what it holds at most.
 
     1F1B: a stage has begun as many as there are stages from it to the last. Interleaved, it has begun 2(p - 1 - i)

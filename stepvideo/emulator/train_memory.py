@@ -79,13 +79,14 @@ class TrainMemory:
     activations: Size  # kept from forward to backward
     backward: Size  # what the backward adds to them at its worst moment, such as the recomputed ones of a block
     reserve: Size = RESERVE
-    beside: Size = 0  # other networks: a fixed reference, encoders that work on the fly
+    beside: Size = 0  # other networks: a fixed reference (DPO), a VAE that encodes clips as they come
+    encoding: Size = 0  # what that VAE holds at its worst moment, before the forward
 
     @property
     def tensors(self) -> Size:
-        """The worst moment: when the backward sets in, or at its end, when the gradients are there."""
+        """The worst moment: of encoding, when the backward sets in, or at its end, when the gradients are there."""
         standing = self.master + self.optimizer + self.ema + self.weights + self.exchange + self.beside
-        return standing + np.maximum(self.activations, self.gradients) + self.backward
+        return standing + np.maximum(np.maximum(self.activations, self.gradients) + self.backward, self.encoding)
 
     @property
     def total(self) -> Size:

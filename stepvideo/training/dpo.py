@@ -22,7 +22,7 @@ from stepvideo.training.config import DPOConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import TEXT_KEYS, predict, save_model
 from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
-from stepvideo.training.monitor.cost import TRAINED, dit_cost
+from stepvideo.training.monitor.cost import TRAINED, DiTCost
 
 
 class PairSource:
@@ -79,7 +79,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     policy = load_dit(ctx.inputs["init"], dtype=torch.float32)
     lora.apply(policy, cfg.lora, cfg.seed, cfg.runtime.parallel.tensor)
     module = DPOModule(cfg, policy, pairs)
-    trained = fit(module, ctx, cfg.precision, cost=dit_cost(policy.cfg, 2 * (TRAINED + 1), "winner"))
+    trained = fit(module, ctx, cfg.precision, cost=DiTCost(policy.cfg, 2 * (TRAINED + 1), "winner"))
     if ctx.rank:
         return {}
     policy = lora.hand_over(cast(DiT, trained["net"]), cfg.lora, ctx.out)

@@ -21,7 +21,7 @@ from stepvideo.training.config import TrainConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import flow_loss, save_model
 from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
-from stepvideo.training.monitor.cost import dit_cost
+from stepvideo.training.monitor.cost import DiTCost
 from stepvideo.training.monitor.samples import Samples
 from stepvideo.training.snapshots import Snapshots
 from stepvideo.training.train_data import TrainData
@@ -70,7 +70,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     settings = Sampling.read(like).with_({**asdict(cfg.sampling), **shape})
     samples = Samples(cfg.samples, settings, data.cache.stats()) if cfg.samples.every else None
     watching: list[Callback] = [snapshots, *([samples] if samples else [])]
-    cost = dit_cost(dit.cfg, latents="x0")
+    cost = DiTCost(dit.cfg, latents="x0")
     trained = fit(module, ctx, cfg.precision, callbacks=watching, cost=cost, held_out=data.judges())
     if ctx.rank:
         return {}

@@ -21,7 +21,7 @@ from stepvideo.training.config import TurboConfig
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import predict, save_model
 from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
-from stepvideo.training.monitor.cost import dit_cost
+from stepvideo.training.monitor.cost import DiTCost
 
 
 class CouplingSource:
@@ -70,7 +70,7 @@ def run(ctx: StageContext) -> dict[str, float]:
     couplings = load_file(ctx.inputs["couplings"] / "couplings.safetensors")
     torch.manual_seed(cfg.seed)
     module = TurboModule(cfg, dit, couplings, TextCache(ctx.inputs["latents"]))
-    trained = fit(module, ctx, cfg.precision, cost=dit_cost(dit.cfg))
+    trained = fit(module, ctx, cfg.precision, cost=DiTCost(dit.cfg))
     if ctx.rank:
         return {}
     save_model(

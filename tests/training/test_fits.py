@@ -13,11 +13,12 @@ from flows.compose import compose
 from flows.graph import build
 from stepvideo.data.buckets import Bucket
 from stepvideo.data.config import LatentsConfig
+from stepvideo.emulator.vae_memory import vae_parameters
 from stepvideo.errors import ConfigError
 from stepvideo.models.config import VAEConfig
 from stepvideo.training import fits_command
 from stepvideo.training.config import TrainConfig
-from stepvideo.training.fits import batch_sizes
+from stepvideo.training.fits import batch_sizes, fits, worst
 
 
 @cache
@@ -44,15 +45,62 @@ def test_the_profile_fits(name, capsys):
     assert run(f"profile={name}", "--all", "--check", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     buckets = {(row["stage"], row["bucket"]) for row in found["rows"]}
-    # two stages on three sizes of images, and eight of three lengths and three sizes
-    assert len(buckets) == len(found["rows"]) == 2 * 3 + 8 * 9
-    assert all(row["fits"] and 10e9 < row["total"] < 80e9 for row in found["rows"])
+    # two stages on three sizes of images; six of three lengths, three sizes and images beside them, two without these;
+    # DPO and Turbo on three sizes of the longest
+    assert len(buckets) == len(found["rows"]) == 2 * 3 + 6 * (9 + 1) + 2 * 9 + 2 * 3
+    assert all(row["fits"] and 9e9 < row["total"] < 80e9 for row in found["rows"])
 
 
 def test_what_does_not_fit_is_told(capsys):
     assert run("profile=30b", "stages.t2vi_192.runtime.parallel.checkpointing=none", "--check") == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if "TOO MUCH" in line] == [f"t2vi_192.s{i}" for i in (1, 2, 3)]
+
+
+def test_what_would_help_is_told(capsys):
+    settings = ["profile=30b", "stages.t2vi_192.runtime.parallel.checkpointing=none"]
+    run(*settings)
+    advice = [line for line in capsys.readouterr().out.splitlines() if line.startswith("t2vi_192.s1 needs")]
+    assert len(advice) == 1 and "38.0 GB more" in advice[0] and "accumulate=2" in advice[0]
+    run(*settings, "stages.t2vi_192.runtime.accumulate=2")
+    assert "TOO MUCH" not in capsys.readouterr().out
+    run(*settings, "--device-gb=12")
+    assert "no single change" in capsys.readouterr().out
+
+
+def test_a_reference_takes_a_second_network_and_pairs_twice_the_samples():
+    rows = {f.stage: f for f in worst(fits(stages(["profile=30b"])))}
+    dpo, turbo = rows["dpo"], rows["turbo"]
+    assert (dpo.kind, turbo.kind) == ("dpo", "turbo") and dpo.samples == 2 * turbo.samples
+    assert dpo.memory.beside == dpo.memory.master + dpo.memory.weights and turbo.memory.beside == 0
+    assert dpo.memory.activations == pytest.approx(2 * turbo.memory.activations, rel=0.01)
+    adapters = {f.stage: f for f in fits(stages(["profile=30b", "stages.dpo.lora.rank=16"]))}
+    assert adapters["dpo"].memory.beside == 0
+
+
+def test_a_vae_that_encodes_clips_as_they_come_counts():
+    cached = {
+        f.bucket: f for f in fits(stages(["profile=30b", "stages.latents.on_the_fly=false"])) if f.stage == "sft.1"
+    }
+    live = {f.bucket: f for f in fits(stages(["profile=30b"])) if f.stage == "sft.1"}
+    for bucket, fit in live.items():
+        assert cached[bucket].memory.encoding == cached[bucket].memory.beside == 0
+        assert fit.memory.beside == 4 * sum(vae_parameters(VAEConfig())) and fit.memory.encoding > 5e9
+
+
+def test_a_gpu_of_the_catalogue_or_none(capsys):
+    assert run("profile=30b", "--gpu=H200", "--check", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["device_bytes"] == 141e9
+    with pytest.raises(ConfigError, match="H800, H100"):
+        run("profile=30b", "--gpu=H1000")
+    with pytest.raises(ConfigError, match="more than 0"):
+        run("profile=30b", "--device-gb=-1")
+
+
+def test_a_page(tmp_path):
+    assert run("profile=4b", f"--html={tmp_path / 'fits.html'}") == 0
+    page = (tmp_path / "fits.html").read_text()
+    assert "<svg" in page and "t2vi_540.s4" in page and "activations" in page
 
 
 def test_a_larger_device_takes_it():

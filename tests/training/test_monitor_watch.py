@@ -14,7 +14,7 @@ from stepvideo.emulator.flops import flops, video_tokens
 from stepvideo.sink import latest_metrics
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import flow_loss
-from stepvideo.training.monitor.cost import Cost, dit_cost, total
+from stepvideo.training.monitor.cost import Cost, DiTCost, total
 from stepvideo.training.monitor.norms import gradient_norms, group_names, grouped_blocks
 from stepvideo.training.monitor.peak import PEAKS, peak_tflops
 from stepvideo.training.monitor.speed import Speed, Timed
@@ -30,7 +30,7 @@ def train(folder, monitor, steps=8, ranks=1, rank=0, **more):
     module = ToyFlow(steps)
     held_out = ToyClips(CLIPS) if monitor.validation.clips else None
     ctx = flow_context(folder, rank, ranks, monitor=monitor)
-    trained = fit(module, ctx, cost=dit_cost(CONFIG), held_out=held_out, **more)
+    trained = fit(module, ctx, cost=DiTCost(CONFIG), held_out=held_out, **more)
     return module, trained.get("net"), latest_metrics(folder / "events.jsonl")
 
 
@@ -158,7 +158,7 @@ def test_resumed_curves_equal_uninterrupted_ones(tmp_path, runs):
 
     module.before_step = die
     with pytest.raises(Killed):
-        fit(module, flow_context(tmp_path / "killed", monitor=ALL), cost=dit_cost(CONFIG), held_out=ToyClips(CLIPS))
+        fit(module, flow_context(tmp_path / "killed", monitor=ALL), cost=DiTCost(CONFIG), held_out=ToyClips(CLIPS))
     _, _, rows = train(tmp_path / "killed", ALL)
     _, (_, _, whole, _) = runs
     for step, row in whole.items():
@@ -197,7 +197,7 @@ def test_a_slow_loader_shows_as_data_wait(tmp_path):
 
 
 def test_costs_of_mixed_buckets_add_up():
-    source, cost = ToyFlowSource({}), dit_cost(CONFIG)
+    source, cost = ToyFlowSource({}), DiTCost(CONFIG)
     (video,) = source.micro_batches(0, 0, 1, 1)
     image = {k: v[:2] if hasattr(v, "shape") else v for k, v in video.items()}
     image["x1"] = video["x1"][:2, :1]

@@ -28,21 +28,28 @@ class Cost:
 CostOf = Callable[[Batch], Cost]
 
 
-def dit_cost(cfg: DiTConfig, passes: float = TRAINED, latents: str = "x1") -> CostOf:
+@dataclass(frozen=True)
+class DiTCost:
     """Cost of a micro-batch with `latents` [B, f, z, h, w] and the DiT's text arguments.
 
-    Args:
-        passes: forwards that a sample costs: 3 when trained, 4 with a fixed reference beside it. A batch of pairs has
-            two samples a row: twice as many.
+    passes: forwards that a sample costs: 3 when trained, 4 with a fixed reference beside it. A batch of pairs has two
+    samples a row: twice as many.
     """
 
-    def cost(batch: Batch) -> Cost:
-        b, f, _, h, w = batch[latents].shape
-        clip = batch["encoder_hidden_states_2"].shape[1] if len(cfg.caption_channels) == 2 else 0
-        text = batch["encoder_hidden_states"].shape[1] + clip
-        return Cost(b, b * video_tokens(cfg, f, h, w), b * passes * flops(cfg, f, h, w, text, clip))
+    cfg: DiTConfig
+    passes: float = TRAINED
+    latents: str = "x1"
 
-    return cost
+    def shape(self, batch: Batch) -> tuple[int, int, int, int, int, int]:
+        """Samples; latent frames, height and width; tokens of a prompt, and of them CLIP's."""
+        b, f, _, h, w = batch[self.latents].shape
+        clip = batch["encoder_hidden_states_2"].shape[1] if len(self.cfg.caption_channels) == 2 else 0
+        return b, f, h, w, batch["encoder_hidden_states"].shape[1] + clip, clip
+
+    def __call__(self, batch: Batch) -> Cost:
+        b, f, h, w, text, clip = self.shape(batch)
+        tokens = b * video_tokens(self.cfg, f, h, w)
+        return Cost(b, tokens, b * self.passes * flops(self.cfg, f, h, w, text, clip))
 
 
 def samples_only(batch: Batch) -> Cost:

@@ -20,6 +20,7 @@ from stepvideo.data.source import Batch
 from stepvideo.training.module import StageModule
 from stepvideo.training.monitor.cost import Cost, CostOf, samples_only, total
 from stepvideo.training.monitor.peak import peak_tflops
+from stepvideo.training.monitor.prediction import Record
 
 
 class Timed:
@@ -56,6 +57,8 @@ class Speed(Callback):
 
     def __init__(self, cost: CostOf = samples_only, peak: float = 0.0) -> None:
         self.cost, self.given = cost, peak
+        self.record = Record()
+        self.told = False  # what is predicted
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
@@ -66,6 +69,7 @@ class Speed(Callback):
         self.module.ctx.sink.event("peak_tflops", value=self.peak, origin=self.origin)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+        self.record = Record.start(self.cost, self.module.parallel, self.module.net_precision)
         self.restart()
 
     def on_train_batch_end(
@@ -74,12 +78,32 @@ class Speed(Callback):
         self.steps += 1
         self.busy += time.perf_counter() - self.loader.until
         self.done = self.done + total(self.cost, batch["micro"])
+        self.record.add(batch["micro"])
+        if not self.told:
+            self._tell("predicted")
         module = self.module
         if module.done % module.ctx.config.runtime.log_every == 0 or module.done == module.steps:
             values = self.rates()
             if module.ctx.rank == 0:
                 module.ctx.sink.metrics(module.done, values)
             self.restart()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell("prediction")
+
+    def _tell(self, what: str) -> None:
+        """After the first step what is predicted of it, at the end how right that was."""
+        self.told = True
+        if self.module.ctx.rank or self.record.predict is None:
+            return
+        if what == "predicted":
+            found, words = {"step_s": self.record.seconds}, "predicted {step_s:.4g} s a step"
+        else:
+            found = self.record.summary()
+            words = "predicted {predicted_s:.4g} s a step, measured {measured_s:.4g} s: {error:+.0%}"
+        if found:
+            self.module.ctx.sink.event(what, **found, basis=self.record.basis)
+            print(f"{words.format(**found)} ({self.record.basis})", flush=True)
 
     def restart(self) -> None:
         """Rates are of the steps from here on."""
@@ -106,7 +130,7 @@ class Speed(Callback):
             values |= {"tokens_per_s": tokens, "tflops": flops / parallel.world_size / 1e12}
             if self.peak:
                 values["mfu"] = values["tflops"] / self.peak
-        return values
+        return values | self.record.rates(self.steps, self.busy)
 
 
 def memory(device: torch.device) -> int:

@@ -1,11 +1,14 @@
-"""A catalog with its side tables as views of a DuckDB database; nothing is copied, DuckDB reads the Parquet files.
+"""A catalog with its side tables as views of a DuckDB database.
 
-catalog        one row a clip, as the stage `curate` wrote it
-files          one row a source file
-NAME           one view a side table: text, camera, nsfw, concepts, …
-clips          catalog joined with every side table on clip_id; `subset` is the best of s1 … s6
-captions       one row a caption
-memberships    one row a clip and subset: clip_id, subset
+    catalog        one row a clip, as the stage `curate` wrote it
+    files          one row a source file
+    NAME           one view a side table: text, camera, nsfw, concepts, …
+    clips          catalog joined with every side table on clip_id; `subset` is the best of s1 … s6
+    captions       one row a caption
+    memberships    one row a clip and subset: clip_id, subset
+    left_out       why near-duplicates and outliers are in no subset
+
+Nothing is copied: DuckDB reads the Parquet files.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from stepvideo.errors import ArtifactError, StepVideoError
 if TYPE_CHECKING:
     import duckdb
 
-OWN = ("catalog", "files", "captions", "memberships", "clips")
+OWN = ("catalog", "files", "captions", "memberships", "left_out", "clips")
 
 
 def connect(
@@ -46,6 +49,7 @@ def connect(
     files = {"catalog": curate / CATALOG}
     files |= {"files": curate / "files.parquet"} if (curate / "files.parquet").is_file() else {}
     files |= {"captions": captions / CAPTIONS} if captions else {}
+    files |= {p.stem: p for p in subsets.glob("tables/left_out.parquet")} if subsets else {}
     if both := sorted(set(sides) & set(OWN)):
         raise StepVideoError(f"{sides[both[0]]}: {both[0]} is the name of a view of every catalog; name it otherwise")
     sets = {p.stem: p for p in sorted(subsets.glob("*.parquet"))} if subsets else {}

@@ -32,6 +32,7 @@ def places(tmp_path: Path) -> dict:
     table("tags/tables/camera.parquet", clip_id=["c0", "c1", "c2"], camera=["static", "pan_left", None])
     table("concepts/concepts.parquet", clip_id=["c0", "c1"], cluster=[7, 8])
     table("captions/tables/alignment.parquet", clip_id=["c0"], clip_score=[0.3])
+    table("subsets/tables/left_out.parquet", clip_id=["c2"], reason=["duplicate"])
     for name, ids in (("s1", ["c0", "c1", "c3"]), ("s2", ["c1"]), ("sft_1", ["c1"])):
         table(f"subsets/{name}.parquet", clip_id=ids)
     tables = [root / "tags", root / "concepts"]
@@ -55,6 +56,9 @@ def test_other_views_join_too(places: dict) -> None:
     query = """SELECT clips.clip_id, count(*) FROM clips JOIN captions USING (clip_id) JOIN memberships USING (clip_id)
                WHERE memberships.subset = 'sft_1' GROUP BY ALL"""
     assert connect(**places).execute(query).fetchall() == [("c1", 1)]
+    assert connect(**places).execute("SELECT reason FROM left_out JOIN clips USING (clip_id)").fetchall() == [
+        ("duplicate",)
+    ]
     assert connect(places["curate"]).execute("SELECT count(*), count(subset) FROM clips").fetchall() == [(4, 0)]
 
 

@@ -18,6 +18,7 @@ from stepvideo.curation.browse import command as browse
 from stepvideo.curation.labelling import command as label
 from stepvideo.data import balance_command as balance
 from stepvideo.emulator import command as emulate
+from stepvideo.emulator import search_command as searching
 from stepvideo.errors import StageFailed, StepVideoError
 from stepvideo.inference import arguments
 from stepvideo.inference.embed import command as embed
@@ -152,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     above = (
         emulate.Command("fits", fits.HELP, fits.add_arguments, _fits),
         emulate.Command("step", steps.HELP, steps.add_arguments, _step),
+        emulate.Command("search", searching.HELP, searching.add_arguments, _search),
     )
     emulate.add_arguments(commands.add_parser("emulate", help=emulate.HELP, description=emulate.HELP), above)
     return parser
@@ -240,6 +242,12 @@ def _step(args: argparse.Namespace) -> int:
     from flows.run import planned_for
 
     return steps.call(args, planned_for)
+
+
+def _search(args: argparse.Namespace) -> int:
+    from flows.search import search_command
+
+    return search_command(args)
 
 
 def _generate(args: argparse.Namespace) -> int:

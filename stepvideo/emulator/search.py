@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,6 @@ import numpy as np
 from stepvideo.emulator.plan import Plan
 from stepvideo.emulator.space import Candidates, Job, Space, candidates
 from stepvideo.emulator.step import step
-
-Point = dict[str, int]  # a value for each axis
 
 
 @dataclass(frozen=True)
@@ -101,49 +99,3 @@ def remedies(tried: Iterable[tuple[str, Callable[[], Job]]], space: Space | None
         best = search(changed(), space, top=1).best
         if best is not None:
             yield f"{name}: {best.seconds:.3g} s a step, {100 * best.mfu:.1f} % MFU, {best.bytes / 1e9:.1f} GB"
-
-
-def climb(
-    score: Callable[[Point], float], axes: Mapping[str, Sequence[int]], start: Point, budget: int
-) -> tuple[Point, float, int]:
-    """Hill climbing from `start` over neighbours: one axis one value up or down, then two axes at a time.
-
-    Args:
-        score: what is to be least; infinity for points that are impossible. Asked at most `budget` times, and never
-            twice for a point.
-
-    Returns:
-        The best point, its score, and how often `score` was asked.
-    """
-    known: dict[tuple[int, ...], float] = {}
-
-    def ask(point: Point) -> float | None:
-        key = tuple(point.values())
-        if key not in known:
-            if len(known) >= budget:
-                return None
-            known[key] = score(point)
-        return known[key]
-
-    here, best = dict(start), ask(start)
-    improved = best is not None
-    while improved:
-        improved = False
-        for there in _neighbours(axes, here):
-            found = ask(there)
-            if found is None:
-                return here, best if best is not None else np.inf, len(known)
-            if best is None or found < best:
-                here, best, improved = there, found, True
-                break
-    return here, best if best is not None else np.inf, len(known)
-
-
-def _neighbours(axes: Mapping[str, Sequence[int]], here: Point) -> Iterator[Point]:
-    moves = []
-    for name, values in axes.items():
-        at = list(values).index(here[name])
-        moves += [{name: values[i]} for i in (at + 1, at - 1) if 0 <= i < len(values)]
-    yield from ({**here, **move} for move in moves)
-    for i, first in enumerate(moves):
-        yield from ({**here, **first, **second} for second in moves[i + 1 :] if first.keys() != second.keys())

@@ -52,7 +52,8 @@ class Job:
     """What plans are searched for.
 
     batch: samples of a step, all ranks together. memory: bytes of the fullest rank under each plan (of any shape).
-    budget: bytes of a GPU; 0: all it has.
+    budget: bytes of a GPU; 0: all it has. packs: the batch comes in so many packs, of which every data rank has as many
+    (report §6.2.4); 0: in single samples.
     """
 
     work: Workload
@@ -61,6 +62,7 @@ class Job:
     memory: Callable[[Plan], Array]
     calibration: Calibration = Calibration()
     budget: float = 0.0
+    packs: int = 0
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -78,10 +80,11 @@ class Candidates:
     """Plans that can run, flat, with what they need when as little as possible is recomputed.
 
     refused: plans by the first reason that rules them out. Of `plan`, those of `fits` are in memory; the others are
-    not, even when everything is recomputed.
+    not, even when everything is recomputed. index: where each lies in the grid of the space's axes, flat.
     """
 
     plan: Plan
+    index: NDArray[np.intp]
     bytes: Array
     fits: NDArray[np.bool_]
     refused: dict[str, int]
@@ -105,7 +108,7 @@ def candidates(job: Job, space: Space) -> Candidates:
     flat, size, fits = solve_recompute(job, replace(plan, **numbers))
     if over := int((~fits).sum()):
         refused[f"more than {job.bytes / 1e9:g} GB although every layer recomputes"] = over
-    return Candidates(flat, size, fits, refused, space.plans, space.plans * (layers + 1))
+    return Candidates(flat, np.flatnonzero(alive), size, fits, refused, space.plans, space.plans * (layers + 1))
 
 
 def filled(job: Job, plan: Plan) -> Plan:
@@ -121,8 +124,10 @@ def reasons(job: Job, plan: Plan) -> dict[str, NDArray[np.bool_]]:
         f"tensor · context · pipeline does not divide {gpus} GPUs": gpus % plan.network != 0,
         f"data · micro_batch does not divide the batch of {job.batch}": plan.samples != job.batch,
         f"pipeline · virtual does not divide {layers} layers": layers % (plan.pipeline * plan.virtual) != 0,
-        "zero divides nothing among one data rank": (plan.zero > 0) & (plan.data == 1),
+        "zero has no ranks to divide among": (plan.zero > 0) & (plan.data * plan.context == 1),
     }
+    if job.packs:
+        found[f"data does not divide {job.packs} packs"] = job.packs % np.maximum(plan.data, 1) != 0
     return found | problems(plan, job.work, job.cluster)
 
 

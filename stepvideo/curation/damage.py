@@ -22,9 +22,14 @@ class Damage:
         self._untimed = False
         self._cut_short = False
 
-    def packet(self, pts: int | None, dts: int | None) -> None:
-        if pts is not None:
-            self._awaited[pts] = pts if dts is None else dts
+    def packet(self, pts: int | None, dts: int | None, corrupt: bool = False) -> None:
+        """`corrupt`: the demuxer says so; it may have lost what was to come before it, too."""
+        decoded = pts if dts is None else dts
+        if pts is not None and decoded is not None:
+            self._awaited[pts] = decoded
+        if corrupt and decoded is not None:
+            self._bad.append(decoded)
+        self._untimed |= corrupt and decoded is None
 
     def refused(self, pts: int | None) -> None:
         """The decoder had an error at a packet. One that gives no frame in the end is noticed by that alone."""

@@ -38,7 +38,7 @@ class Health:
     frames: int = 0  # decoded
     expected: int = 0  # promised by the container; 0: it does not say
     exact: bool = False  # `expected` is a count, not duration × rate
-    bad_packets: int = 0
+    bad_packets: int = 0  # refused by the decoder, or flagged by the demuxer
     corrupt_frames: int = 0  # decoded, but flagged by the decoder
     fps: float = 0.0
     width: int = 0  # upright
@@ -96,24 +96,21 @@ class FrameReader:
             stream.codec_context.thread_count = 1
             _promises(container, stream, health)
             first_pts, last_pts, steps = None, None, set()
-            packets = container.demux(stream)
-            while True:
-                try:
-                    packet = next(packets)
-                except StopIteration:
-                    break
-                except (av.FFmpegError, OSError):  # the demuxer cannot go on
+            for packet in _packets(container, stream):
+                if packet is None:
                     health.bad_packets += 1
                     damage.to_the_end()
-                    break
-                damage.packet(packet.pts, packet.dts)
+                else:
+                    health.bad_packets += packet.is_corrupt
+                    damage.packet(packet.pts, packet.dts, packet.is_corrupt)
                 try:
-                    decoded = packet.decode()
+                    decoded = stream.decode(packet)
                 except MemoryError:
                     raise
                 except (av.FFmpegError, OSError):
-                    health.bad_packets += 1
-                    damage.refused(packet.pts)
+                    health.bad_packets += not (packet and packet.is_corrupt)
+                    if packet is not None:
+                        damage.refused(packet.pts)
                     continue
                 for frame in decoded:
                     if frame.pts is not None:
@@ -133,6 +130,18 @@ class FrameReader:
                 health.last_time = float((last_pts - first_pts) * (stream.time_base or 0))
             # Millisecond clocks (webm) round a constant step up and down by one tick.
             health.vfr = bool(steps) and max(steps) - min(steps) > 1
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """A stream's packets, the empty one at its end included; None, once, where the demuxer cannot go on."""
+    import av
+
+    try:
+        yield from container.demux(stream)
+    except MemoryError:
+        raise
+    except (av.FFmpegError, OSError):
+        yield None  # what the decoder still holds comes out of it all the same
 
 
 def check(health: Health, config: HealthConfig) -> str:

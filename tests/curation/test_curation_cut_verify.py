@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from pathlib import Path
 
@@ -166,3 +167,38 @@ def test_frames_of_a_dissolve_are_of_no_clip(
     assert spans == [(3, start - 3), (end + 3, 97)]
     for row, span in zip(result.clips, spans):
         assert numbers(read_video(tmp_path / "out" / row["file"])) == list(range(*span))
+
+
+def turned(path: Path, video: np.ndarray) -> Path:
+    """The video lying on its side, with the matrix that tells players to turn it upright."""
+    encode(path, np.rot90(video, 1, axes=(1, 2)))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44  # after the box's name, version, times, track, duration, layer and volume
+    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "codec", "pix_fmt"),
+    [
+        ("odd.mp4", (65, 71), "libx264", "yuv444p"),
+        ("portrait.mp4", (128, 72), "libx264", "yuv420p"),
+        ("ten_bits.mp4", (72, 96), "libx265", "yuv420p10le"),
+        ("turned.mp4", (72, 96), "", ""),
+        ("portrait.webm", (128, 72), "libvpx", "yuv420p"),
+        ("field.ts", (72, 96), "libx264", "yuv422p"),
+    ],
+)
+def test_cuts_are_exact_in_every_kind_of_picture(
+    tmp_path: Path, name: str, size: tuple[int, int], codec: str, pix_fmt: str
+) -> None:
+    video = montage([30, 30], *size)
+    form = {".mp4": "mp4", ".webm": "webm", ".ts": "mpegts"}[Path(name).suffix]
+    path = encode(tmp_path / name, video, codec, form, pix_fmt) if codec else turned(tmp_path / name, video)
+    result = process(path, tmp_path / "out")
+    assert [(row["source_start"], row["source_end"]) for row in result.clips] == [(3, 27), (33, 57)]
+    for row, start in zip(result.clips, (3, 33)):
+        seen = read_video(tmp_path / "out" / row["file"])
+        assert numbers(seen) == list(range(start, start + 24))
+        assert all(0 <= side - got <= 1 for side, got in zip(size, seen.shape[1:3]))  # 4:2:0 needs even sides

@@ -92,10 +92,30 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
     sub = command("curate", _curate, "a folder of videos and images to clips, tags, subsets and a page to look at them")
-    sub.add_argument("folder", metavar="DIR", help="searched with its subfolders; captions from sidecars.jsonl if any")
+    sub.add_argument(
+        "folder",
+        metavar="DIR",
+        help="or s3://BUCKET/FOLDER; searched with its subfolders; captions from sidecars.jsonl if any",
+    )
     sub.add_argument("--out", metavar="STORE", help="where artifacts are kept (runs/store)")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as stages.curate.segment.trim=0")
     sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+    data = command("data", lambda _: 2, "curated data to a bucket or to DVC, and back")
+    verbs = data.add_subparsers(required=True, metavar="VERB")
+    text = "copy artifacts to a bucket or folder, or record them with DVC as a version of the data"
+    sub = verbs.add_parser("publish", help=text, description=text)
+    sub.set_defaults(call=_data_publish)
+    sub.add_argument("refs", nargs="+", metavar="REF", help=REF)
+    where = sub.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", metavar="URL", help="s3://BUCKET/FOLDER or a folder; an interrupted copy goes on")
+    where.add_argument("--name", help="a version: versions/NAME.dvc, to commit; its data go to the DVC remote")
+    _add_store(sub)
+    text = "bring published artifacts back into a store, byte for byte"
+    sub = verbs.add_parser("checkout", help=text, description=text)
+    sub.set_defaults(call=_data_checkout)
+    sub.add_argument("what", metavar="NAME|URL", help="a version of this checkout, or URL/STAGE/KEY")
+    _add_store(sub)
 
     sub = command("status", _status, "the stages of the newest run and how far they are")
     sub.add_argument("--reap", action="store_true", help="close what killed runs left open in MLflow and Prefect")
@@ -194,6 +214,18 @@ def _curate(args: argparse.Namespace) -> int:
 def _quoted(text: str) -> str:
     """A value for Hydra, whatever is in it."""
     return "'" + text.replace("'", "\\'") + "'"
+
+
+def _data_publish(args: argparse.Namespace) -> int:
+    from flows.data import publish_command
+
+    return publish_command(args.store, args.refs, args.to, args.name)
+
+
+def _data_checkout(args: argparse.Namespace) -> int:
+    from flows.data import checkout_command
+
+    return checkout_command(args.store, args.what)
 
 
 def _status(args: argparse.Namespace) -> int:

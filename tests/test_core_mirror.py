@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
+from published import artifact as make
+from published import contents
 
 from stepvideo import mirror, storage
-from stepvideo.artifact import Artifact, Store, content_digest
+from stepvideo.artifact import Artifact, Store
 from stepvideo.errors import ArtifactError
 
 FILES = {
@@ -18,16 +19,6 @@ FILES = {
     "media/aa/x y'ü.mp4": b"",
     "big.tar": b"b" * 300_000,
 }
-
-
-def make(store: Store, key: str = "0123456789abcdef", files: dict[str, bytes] = FILES) -> Artifact:
-    directory = store.dir("curate", key)
-    for name, body in files.items():
-        storage.write_atomic(directory / "out" / name, body)
-    said = storage.checksums(directory / "out")
-    manifest = {"stage": "curate", "key": key, "files": said, "digest": content_digest(said), "finished": time.time()}
-    storage.write_json(directory / "manifest.json", manifest)
-    return Artifact(directory, manifest)
 
 
 @pytest.fixture(params=["s3", "folder"])
@@ -41,15 +32,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
-    return make(Store(tmp_path / "here"))
+    return make(Store(tmp_path / "here"), "curate", FILES)
 
 
 def test_there_and_back(url: str, artifact: Artifact, tmp_path: Path) -> None:
     place = mirror.publish(artifact, url)
     assert place == f"{url}/curate/0123456789abcdef"
     back = mirror.restore(place, Store(tmp_path / "there"))
-    assert {n: (back.out / n).read_bytes() for n in storage.checksums(back.out)} == FILES
-    assert (back.dir / "manifest.json").read_bytes() == (artifact.dir / "manifest.json").read_bytes()
+    assert contents([back]) == contents([artifact])
     assert Store(tmp_path / "there").find("curate", "0123456789abcdef")
     assert mirror.restore(place, Store(tmp_path / "there")).dir == back.dir  # again: it is there
 
@@ -88,7 +78,7 @@ def test_parts_have_the_etag_that_is_expected(s3_client, tmp_path: Path, monkeyp
 
 def test_what_differs_is_refused(url: str, artifact: Artifact, tmp_path: Path) -> None:
     place = mirror.publish(artifact, url)
-    other = make(Store(tmp_path / "other"), files={"catalog.parquet": b"other"})
+    other = make(Store(tmp_path / "other"), "curate", {"catalog.parquet": b"other"})
     with pytest.raises(ArtifactError, match="holds another result"):
         mirror.publish(other, url)
     (other.out / "catalog.parquet").write_bytes(b"OTHER")

@@ -21,6 +21,7 @@ from stepvideo.curation import raw, stage
 from stepvideo.curation.config import CurateConfig, PartsRuntime, RawConfig, RawRuntime
 from stepvideo.data.video_io import write_image
 from stepvideo.errors import ArtifactError, StepVideoError
+from stepvideo.stage import StageContext
 
 ROOT = Path(__file__).parents[2]
 GOES_ON = "import sys; from pathlib import Path; from stepvideo.curation import stage; "
@@ -47,6 +48,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the folder gives."""
+    root = tmp_path_factory.mktemp("local")
+    for name in ("raw", "curate", "work"):
+        (root / name).mkdir()
+    config = RawConfig(runtime=RawRuntime(path=str(folder)))
+    raw.run(StageContext(config, {}, root / "raw", root / "work"))
+    config = CurateConfig(runtime=PartsRuntime(workers=1))
+    stage.run(StageContext(config, {"raw": root / "raw"}, root / "curate", root / "work"))
+    return content_digest(storage.checksums(root / "curate"))
+
+
 @pytest.fixture
 def url(folder: Path, s3_client: Callable[..., Any], request: pytest.FixtureRequest) -> str:
     name = f"raw{abs(hash(request.node.name))}"
@@ -69,7 +83,7 @@ def curated(context, inputs: Path, name: str = "curate", workers: int = 2) -> Pa
     return ctx.out
 
 
-def test_a_bucket_is_curated_to_the_bytes_of_its_folder(url, folder, context, s3_server) -> None:
+def test_a_bucket_is_curated_to_the_bytes_of_its_folder(url, folder, whole, context, s3_server) -> None:
     s3_server.gets.clear()
     inputs = listed(context, url)
     bucket = url.removeprefix("s3:/")
@@ -79,9 +93,7 @@ def test_a_bucket_is_curated_to_the_bytes_of_its_folder(url, folder, context, s3
     assert {
         s3_server.gets[f"{bucket}/{p.relative_to(folder)}"] for p in storage.tree(folder) if p.suffix != ".jsonl"
     } == {0, 1}
-    assert content_digest(storage.checksums(found)) == content_digest(
-        storage.checksums(curated(context, listed(context, folder, "local"), "of the folder"))
-    )
+    assert content_digest(storage.checksums(found)) == whole
     rows = {r["file"]: r["reason"] for r in pq.read_table(found / "files.parquet").to_pylist() if r["reason"]}
     assert rows == {"empty.mp4": "empty", "text.mp4": "unreadable", "z copy.mp4": "duplicate"}
 
@@ -108,9 +120,8 @@ def test_objects_that_changed_since_they_were_listed_are_quarantined(url, contex
         raw.run(context("later", RawConfig(content="0" * 64, runtime=RawRuntime(path=url))))
 
 
-def test_a_store_that_goes_away_stops_the_stage_and_it_goes_on(url, context, s3_server) -> None:
+def test_a_store_that_goes_away_stops_the_stage_and_it_goes_on(url, whole, context, s3_server) -> None:
     inputs = listed(context, url)
-    whole = content_digest(storage.checksums(curated(context, inputs)))
     s3_server.busy[".webm"] = 99
     ctx = context("away", CurateConfig(runtime=PartsRuntime(workers=1)), raw=inputs)
     with pytest.raises(ArtifactError, match=r"web\*.webm: .*503 SlowDown; try again later"):
@@ -120,9 +131,8 @@ def test_a_store_that_goes_away_stops_the_stage_and_it_goes_on(url, context, s3_
     assert content_digest(storage.checksums(curated(context, inputs, "away"))) == whole
 
 
-def test_kill_9_in_the_middle_of_a_fetch(url, context, s3_server) -> None:
+def test_kill_9_in_the_middle_of_a_fetch(url, whole, context, s3_server) -> None:
     inputs = listed(context, url)
-    whole = content_digest(storage.checksums(curated(context, inputs)))
     killed = context("killed", CurateConfig(), raw=inputs)
     s3_server.slow = 5.0
     argv = [sys.executable, "-c", GOES_ON, str(inputs), str(killed.out), str(killed.work)]

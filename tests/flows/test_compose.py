@@ -26,6 +26,7 @@ BASE = ["graph=toy_stages", "profile=bare"]
         ("only.fti.lr=1", "did you mean fit?"),
         ("only.fit.lr=-1", "lr is -1.0; give more than 0"),
         ("stages.fit.lr=0", "lr is 0.0; give more than 0"),
+        ("store='s3://bucket/x'", "store=s3://bucket/x: give a folder"),
         ("profile=nope", "available: 30b, 4b, bare, curate, micro, smoke"),
         ("cluster=nope", "available: debug"),
         ("cluster.launcher=pbs", "give one of debug"),
@@ -72,3 +73,7 @@ def test_every_profile_and_cluster_composes(profile: str, cluster: str) -> None:
     cfg = compose([f"profile={profile}", f"cluster={cluster}", "tracking=local"])
     assert cfg["name"] == profile
     assert cfg["cluster"]["launcher"] == cluster
+
+
+def test_raw_may_be_a_url() -> None:
+    assert compose([*BASE, "raw='s3://bucket/a b'"])["raw"] == "s3://bucket/a b"

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from published import artifact, contents, run
 
-from stepvideo import storage
-from stepvideo.artifact import Artifact, Store, content_digest
+from stepvideo.artifact import Artifact, Store
 from stepvideo.errors import ArtifactError
 from tasks import versions
 from tasks.versions import bring_back, record
-
-
-def run(root: Path, *argv: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
-    command = ["git", *identity, *argv[1:]] if argv[0] == "git" else [sys.executable, "-m", *argv]
-    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -40,26 +31,12 @@ def checkout(template: Path, tmp_path: Path) -> Path:
     return tmp_path / "origin"
 
 
-def artifact(store: Store, stage: str, files: dict[str, bytes]) -> Artifact:
-    directory = store.dir(stage, "0123456789abcdef")
-    for name, body in files.items():
-        storage.write_atomic(directory / "out" / name, body)
-    said = storage.checksums(directory / "out")
-    manifest = {"stage": stage, "key": directory.name, "files": said, "digest": content_digest(said)}
-    storage.write_json(directory / "manifest.json", manifest | {"finished": time.time()})
-    return Artifact(directory, storage.read_json(directory / "manifest.json"))
-
-
 @pytest.fixture
 def curated(tmp_path: Path) -> list[Artifact]:
     store = Store(tmp_path / "store")
     media = {f"media/{i:02x}/{i}.mp4": bytes([i % 256]) * i for i in range(versions.MANY + 1)}
     clips = artifact(store, "curate", {"catalog.parquet": b"rows", "funnel.json": b"{}", **media})
     return [clips, artifact(store, "tags", {"tables/a.parquet": b"a", "tables/b.parquet": b"b"})]
-
-
-def contents(found: list[Artifact]) -> dict[str, dict[str, bytes]]:
-    return {a.manifest["stage"]: {n: (a.dir / n).read_bytes() for n in storage.checksums(a.dir) if n != "lock"} for a in found}
 
 
 def test_a_fresh_clone_gets_every_version_byte_for_byte(checkout, curated, tmp_path, monkeypatch) -> None:

@@ -53,7 +53,6 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": "testsecret",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         }
 
@@ -100,9 +99,12 @@ class S3Server:
 
 
 def forget_clients() -> None:
-    """fsspec keeps clients with the endpoint and the credentials of their first use."""
+    """fsspec keeps clients with the credentials of their first use, and pools keep the environment of theirs."""
+    from multiprocessing import forkserver
+
     import fsspec
 
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 

@@ -44,6 +44,8 @@ class PartsRuntime(Runtime):
             raise ValueError(f"runtime.executor is {self.executor!r}; give one of {', '.join(EXECUTORS)}")
         if self.ray_address and self.executor != "ray":
             raise ValueError(f"runtime.ray_address is {self.ray_address!r}; it needs runtime.executor=ray")
+        if self.ray_address and not self.ray_address.rpartition(":")[2].isdigit():
+            raise ValueError(f"runtime.ray_address is {self.ray_address!r}; give host:port")
         if self.array < 0:
             raise ValueError(f"runtime.array is {self.array}; give a number of jobs, or 0 for one")
         if self.array and self.nproc > 1:

@@ -138,7 +138,9 @@ def _cluster(address: str, processors: int) -> Iterator[Any]:
 
     own: dict[str, Any] = {"address": address}
     temporary = None
-    if not address:
+    if address:
+        _greet(address)
+    else:
         temporary = tempfile.mkdtemp(prefix="ray-")  # paths of sockets are short
         own = {"address": "local", "num_cpus": processors, "include_dashboard": False, "_temp_dir": temporary}
         own["object_store_memory"] = OBJECT_STORE
@@ -150,11 +152,18 @@ def _cluster(address: str, processors: int) -> Iterator[Any]:
         if main:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
         yield ray
-    except ConnectionError as e:
-        raise ConfigError(f"runtime.ray_address={address}: no Ray cluster answers there ({e})") from e
     finally:
         ray.shutdown()
         if main:
             signal.signal(signal.SIGTERM, handler)
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _greet(address: str) -> None:
+    """Ray itself would wait for minutes. Raises ConfigError."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as e:
+        raise ConfigError(f"runtime.ray_address={address}: no Ray cluster answers there ({e})") from e

@@ -83,6 +83,10 @@ def test_faults_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
 def test_what_no_file_is_to_blame_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         list(run([["a"], ["raise"]], tmp_path)[0])
+
+
+@needs_ray
+def test_no_cluster_at_an_address(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ray_address=127.0.0.1:9: no Ray cluster answers"):
         list(run([["a"]], tmp_path, address="127.0.0.1:9")[0])
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,7 @@ import tag_backends
 from known_videos import encode, shot
 from tag_backends import Bright, Broken, Dark, Frail, Weighty, calls
 
-from stepvideo.config import load
+from stepvideo.config import dump, load
 from stepvideo.curation import measure, parts, stage, tag_parts, tagging
 from stepvideo.curation.clip_frames import ClipFrames
 from stepvideo.curation.config import CurateConfig
@@ -24,8 +28,9 @@ from stepvideo.data.clips import load_catalog, read_clip
 from stepvideo.data.video_io import write_image
 from stepvideo.errors import ArtifactError, ConfigError, Preempted, StepVideoError
 from stepvideo.stage import StageContext
-from stepvideo.storage import checksums
+from stepvideo.storage import checksums, write_json
 
+ROOT = Path(__file__).parents[2]
 FAKES = {"still": Bright, "nsfw": Weighty, "light": Dark, "camera": Frail, "copies": Broken}
 LENGTHS = [24 + i for i in range(5)]  # frames of the clips; a still comes after them
 
@@ -200,6 +205,72 @@ def test_ranks_share_the_clips_out_to_the_same_bytes(start, journal, here):
     assert checksums(first.out) == checksums(alone.out)
 
 
+RANK = """
+import sys
+from pathlib import Path
+from stepvideo.config import load
+from stepvideo.curation import tagging
+from stepvideo.curation.tagging_config import TaggingConfig
+from stepvideo.stage import StageContext
+from stepvideo.storage import read_json
+
+root, catalog, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+config = load(TaggingConfig, read_json(root / "config.json"))
+ctx = StageContext(config, {"curate": catalog}, root / "out", root / "work", rank=rank, world_size=2)
+ctx.shared = root / "kept"
+tagging.run(ctx)
+"""
+NEEDS = """
+import sys
+from stepvideo.curation.backends import Absent
+from stepvideo.curation.backends.registry import backend
+from stepvideo.curation.tagging_config import BACKENDS
+for table, names in BACKENDS.items():
+    for name in names:
+        for weights in ("", "nowhere"):
+            try:
+                backend(table, name).needs(weights)
+            except (Absent, ValueError) as e:
+                print(table, name, weights, type(e).__name__)
+print(sorted({"torch", "transformers", "rapidocr", "nudenet", "onnxruntime"} & sys.modules.keys()))
+"""
+
+
+def test_two_ranks_at_once_one_of_them_killed(start, catalog, tmp_path):
+    """With the real backends, as jobs: whatever lies there after kill -9 is whole, and the end is the same bytes."""
+    tables = {"chunk": 1, "runtime": {"workers": 1}}
+    whole = start("whole", "still", "light", "copies", **tables)
+    tagging.run(whole)
+    killed = start("killed", "still", "light", "copies", **tables)
+    folder = killed.work.parent
+    write_json(folder / "config.json", dump(killed.config))
+
+    def job(rank: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", RANK, str(folder), str(catalog), str(rank)], cwd=ROOT)
+
+    def kept() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in folder.glob("kept/tags/*/*/[0-9a-f]*.parquet")}
+
+    first, second = job(0), job(1)
+    while not kept():
+        assert first.poll() is None
+        time.sleep(0.002)
+    first.kill()
+    assert (first.wait(), second.wait(60)) == (-signal.SIGKILL, 0)
+    before = kept()
+    assert job(0).wait(60) == 0
+    assert checksums(killed.out) == checksums(whole.out)
+    assert before.items() <= kept().items() and len(kept()) == 3 * 6
+
+
+def test_looking_for_what_backends_need_loads_nothing():
+    done = subprocess.run([sys.executable, "-c", NEEDS], capture_output=True, text=True, cwd=ROOT)
+    *said, loaded = done.stdout.splitlines()
+    assert loaded == "[]", done.stderr
+    assert "embedding clip  Absent" in said and "text rapidocr nowhere Absent" in said
+    assert "light grey nowhere ValueError" in said and "text rapidocr  Absent" not in said
+
+
 def test_a_damaged_part_is_named(start, journal, here):
     ctx = start("a", "still")
     tagging.run(ctx)
@@ -273,6 +344,7 @@ def test_frames_are_sampled_evenly_and_small_ones_keep_their_size():
         ({"chunk": 0}, "chunk=0"),
         ({"runtime": {"executor": "dask"}}, "runtime.executor is 'dask'; give one of pool, ray"),
         ({"runtime": {"ray_address": "h:1"}}, "it needs runtime.executor=ray"),
+        ({"runtime": {"ray_address": "auto", "executor": "ray"}}, "'auto'; give host:port"),
         ({"runtime": {"array": 2, "nproc": 2}}, "set one of them"),
     ],
 )

@@ -11,7 +11,7 @@ from stepvideo.artifact import Artifact, Store
 if TYPE_CHECKING:
     from tasks.gates import GateReport
 
-GATED = ("curate", "tags", "concepts", "captions", "labels", "subsets")  # kinds of stages
+GATED = ("curate", "tags", "concepts", "captions", "labels", "subsets", "shards")  # kinds of stages
 DOCS = "gate"  # folder of the Data Docs, beside the artifact
 
 
@@ -36,4 +36,6 @@ def check(kind: str, config: Mapping[str, Any], made: Artifact, catalog: Path, s
             return set_gate.check_captions(made.out, catalog, docs, last)
         case "subsets":
             return set_gate.check_subsets(made.out, catalog, docs)
+        case "shards":
+            return set_gate.check_shards(made.out, catalog, docs)
     raise ValueError(f"no gate stands behind stages of kind {kind!r}; give one of {', '.join(GATED)}")

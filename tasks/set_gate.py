@@ -1,4 +1,4 @@
-"""The gates over captions and subsets: references hold, texts are texts, sets are nested, no drift unseen."""
+"""The gates over captions, subsets and shards: references hold, texts are texts, sets nest, no drift unseen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stepvideo.curation.funnel import SUBSETS
 from stepvideo.data.caption_kinds import CAPTION_KINDS, HUMAN, LANGUAGES, SOURCES
 from stepvideo.data.captions import CAPTIONS, CLIPS
 from stepvideo.data.clips import CATALOG
+from stepvideo.data.tar_shards import INDEX
 from stepvideo.errors import StepVideoError
 from tasks.drift import expect_means
 from tasks.gates import GateReport, gate
@@ -66,6 +67,31 @@ def check_subsets(made: Path, catalog_dir: Path, docs_dir: Path, last: Path | No
         return frames, {name: [*_keys(), _true("nested")] for name in frames}
 
     return gate(_version(paths, catalog_dir), load, docs_dir, f"the subsets in {made}")
+
+
+def check_shards(made: Path, catalog_dir: Path, docs_dir: Path) -> GateReport:
+    """Validate the index of an artifact of the stage `shards`; Data Docs go to `docs_dir`.
+
+    Raises:
+        GateFailed: a clip is there twice or not in the catalog, or a place that the index names is not in its tar.
+    """
+    path = Path(made) / INDEX
+
+    def load() -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        import great_expectations.expectations as gxe
+        import pyarrow.parquet as pq
+
+        known = _known(catalog_dir)
+        frame = pq.read_table(path).to_pandas().rename(columns={"key": "clip_id"})
+        frame[IN_CATALOG] = frame["clip_id"].isin(known)
+        tars = {p.name: p.stat().st_size for p in Path(made).glob("*.tar")}
+        ends = frame[["offset", "json_offset"]].to_numpy() + frame[["size", "json_size"]].to_numpy()
+        frame["in_tar"] = ends.max(axis=1) <= [tars.get(tar, -1) for tar in frame["tar"]]
+        numbers = ("offset", "size", "json_offset", "json_size", "frames")
+        positive = [gxe.ExpectColumnValuesToBeBetween(column=c, min_value=1) for c in numbers]
+        return {"shards": frame}, {"shards": [*_keys(), _true("in_tar"), *positive]}
+
+    return gate(_version([path], catalog_dir), load, docs_dir, f"the shards in {made}")
 
 
 def _outer(name: str) -> str:

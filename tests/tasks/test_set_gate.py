@@ -12,7 +12,7 @@ from test_gates import catalog
 from stepvideo.curation.records import write_table
 from stepvideo.data.captions import caption_schema
 from tasks.gates import GateFailed
-from tasks.set_gate import check_captions, check_subsets
+from tasks.set_gate import check_captions, check_shards, check_subsets
 
 IDS = [*(f"{i:032x}" for i in range(20)), f"{99:032x}"]  # those of the catalog
 
@@ -75,3 +75,30 @@ def test_sets_are_nested_and_without_strangers_and_repeats(tmp_path: Path) -> No
         ("sft_1", "in_catalog"): ["f" * 32],
         ("images_2", "clip_id"): [IDS[16]] * 2,
     }
+
+
+def test_an_index_points_into_its_tars(tmp_path: Path) -> None:
+    source, folder = catalog(tmp_path / "c"), tmp_path / "shards"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(bytes(4096))
+
+    def index(**changes: list) -> Path:
+        columns = {"tar": ["a.tar"] * 3, "key": IDS[:3], "offset": [512, 1536, 2560], "size": [100] * 3}
+        columns |= {"json_offset": [1024, 2048, 3072], "json_size": [100] * 3, "frames": [17] * 3}
+        pq.write_table(pa.table(columns | changes), folder / "index.parquet")
+        return folder
+
+    assert check_shards(index(), source, tmp_path / "docs").success
+    with pytest.raises(GateFailed, match="the shards in") as e:
+        check_shards(
+            index(
+                key=[IDS[0], IDS[1], "f" * 32],
+                size=[100, 0, 100],
+                json_size=[100, 4000, 1],
+                tar=["a.tar", "a.tar", "b.tar"],
+            ),
+            source,
+            tmp_path / "docs2",
+        )
+    found = {f.expectation.split(" ")[0]: f.samples for f in e.value.report.failed}
+    assert found == {"in_catalog": ["f" * 32], "in_tar": [IDS[1], "f" * 32], "size": [IDS[1]]}

@@ -33,6 +33,7 @@ from stepvideo.training import lora_command as lora_merge
 from stepvideo.training import profile_command as profile
 from stepvideo.training import recipe_command as recipe
 from stepvideo.training import select_command as select
+from stepvideo.training import split_command as splitting
 from stepvideo.training import step_command as steps
 
 OVERRIDES = 'settings, for example: profile=smoke stages.sft.steps=50 cluster=debug raw=DIR (see conf/ and "plan")'
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     above = (
         emulate.Command("fits", fits.HELP, fits.add_arguments, _fits),
         emulate.Command("step", steps.HELP, steps.add_arguments, _step),
+        emulate.Command("split", splitting.HELP, splitting.add_arguments, _split),
         emulate.Command("search", searching.HELP, searching.add_arguments, _search),
     )
     emulate.add_arguments(commands.add_parser("emulate", help=emulate.HELP, description=emulate.HELP), above)
@@ -274,6 +276,12 @@ def _step(args: argparse.Namespace) -> int:
     from flows.run import planned_for
 
     return steps.call(args, planned_for)
+
+
+def _split(args: argparse.Namespace) -> int:
+    from flows.run import planned_for
+
+    return splitting.call(args, planned_for)
 
 
 def _search(args: argparse.Namespace) -> int:

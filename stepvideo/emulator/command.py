@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from stepvideo.emulator import calibrate_command as calibrate
 from stepvideo.emulator import table_command as tables
 from stepvideo.emulator import timeline_command as timeline
 from stepvideo.emulator import validate
@@ -24,6 +25,7 @@ class Command:
 
 
 COMMANDS = (
+    Command("calibrate", calibrate.HELP, calibrate.add_arguments, calibrate.call),
     Command("table2", tables.TABLE2, tables.add_arguments, tables.table2),
     Command("table3", tables.TABLE3, tables.add_arguments, tables.table3),
     Command("validate", validate.HELP, validate.add_arguments, validate.call),

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 @dataclass
 class Ledger:
-    """Bytes alive now and at the worst moment, what was allocated last then, and the parameters met on the way."""
+    """Bytes alive now and at the worst moment, what was allocated last then; parameters and operations on the way."""
 
     now: int = 0
     peak: int = 0
     where: str = ""
     parameters: int = 0
+    flops: int = 0  # of the Video-VAE's encoder; a multiply-add counts as two
 
     def add(self, size: int, where: str) -> int:
         """Allocates; returns `size`, to be freed later."""

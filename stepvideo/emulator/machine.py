@@ -70,8 +70,9 @@ def of_device(device: str, precision: str) -> Target | None:
 
 
 def target(gpu: str = "", file: str = "") -> Target:
-    """The one that is asked for: a calibration file, a GPU of the catalogue, or this machine's newest calibration; if it
-    has none, the catalogue's CPU.
+    """The one that is asked for: a calibration file, a GPU of the catalogue, or this machine's newest calibration.
+
+    A machine that was never calibrated is the catalogue's CPU.
 
     Raises:
         ConfigError: neither a file nor a GPU of that name.

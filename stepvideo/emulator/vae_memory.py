@@ -69,7 +69,12 @@ class _Walk:
         self.weights(x.c, c, kernel**3)
         padded = self.size(x.but(t=x.t + kernel - 1)) if kernel > 1 else 0
         with self.m.hold(padded, where + " padding"):
-            return self.add(x.but(c, -(-x.t // stride), (1, stride)), where)
+            out = self.add(x.but(c, -(-x.t // stride), (1, stride)), where)
+        self.multiplied(x.c * kernel**3, out)
+        return out
+
+    def multiplied(self, taps: int, out: Map) -> None:
+        self.m.flops += 2 * taps * self.batch * out.c * out.t * out.h * out.w
 
     def norm(self, x: Map, where: str) -> Map:
         self.m.parameters += 2 * x.c
@@ -115,6 +120,7 @@ class _Walk:
         for _ in range(3):
             self.conv(normed, x.c, "mid attention q, k, v", kernel=1)
         self.add(x, "mid attention")
+        self.multiplied(2 * x.t * x.h * x.w, x)  # as if it were not causal, as kernels are counted
         self.free(normed)
         out = self.conv(x, x.c, "mid attention output", kernel=1)
         self.m.touch(self.size(out), "mid attention sum")
@@ -143,6 +149,7 @@ class _Walk:
             self.weights(now.c, now.c, 9)
             with self.m.hold(self.size(Map(now.c, now.t, now.h + 1, now.w + 1)), where + " downsampling"):
                 out = self.add(now.but(scale=(1, 2), frames=True), where + " downsampling")
+            self.multiplied(9 * now.c, out)
         else:
             out = self.conv(now, now.c, where + " downsampling", stride=2)
         self._replace(now, x)

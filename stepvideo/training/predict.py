@@ -144,3 +144,19 @@ def micro_batches(cfg: TrainConfig, sizes: dict[Bucket, int], vae: VAEConfig) ->
         bucket, mean, _ = beside
         found.append(Micro(mean / split, latent_shape(bucket, vae), 1.0))
     return found
+
+
+def streams(stages: Iterable[Stage], text: int = TEXT) -> dict[str, dict[Bucket, float]]:
+    """{stage: samples of each size in a step of all ranks, on average}."""
+    stages = list(stages)
+    latents, vae = settings(stages)
+    found = {}
+    for s in (s for s in stages if s.kind == "train"):
+        cfg = load(TrainConfig, s.config)
+        sizes = batch_sizes(cfg, latents, vae, text)
+        weight = sum(1 / k for k in sizes.values())
+        found[s.name] = dict.fromkeys(sizes, cfg.balance.packs / weight)
+        if beside := images_beside(cfg, sizes):
+            image, mean, _ = beside
+            found[s.name][image] = cfg.balance.packs * mean
+    return found

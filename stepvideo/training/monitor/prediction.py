@@ -6,7 +6,6 @@ its GPU. It changes nothing of the training.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import median
@@ -14,18 +13,12 @@ from statistics import median
 import torch
 
 from stepvideo.data.source import Batch
+from stepvideo.emulator.calibrate import device_name
 from stepvideo.emulator.machine import Target, of_device
 from stepvideo.parallel.config import TrainParallelConfig
 from stepvideo.parallel.train import TrainParallel
 from stepvideo.training.monitor.cost import TRAINED, CostOf, DiTCost
 from stepvideo.training.predict import Micro, plan_of, step_seconds
-
-
-def device_name(device: torch.device) -> str:
-    """As calibrations name it: the GPU's name, or the CPU's kind and the threads of this process."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu {platform.machine()} {torch.get_num_threads()} threads"
 
 
 def precision_name(precision: str) -> str:

@@ -103,7 +103,7 @@ class Speed(Callback):
             words = "predicted {predicted_s:.4g} s a step, measured {measured_s:.4g} s: {error:+.0%}"
         if found:
             self.module.ctx.sink.event(what, **found, basis=self.record.basis)
-            print(f"{words.format(**found)} ({self.record.basis})", flush=True)
+            print(f"{words.format(**found)} ({self.record.basis})", file=sys.stderr, flush=True)  # stdout may be JSON
 
     def restart(self) -> None:
         """Rates are of the steps from here on."""

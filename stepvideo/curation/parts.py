@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from stepvideo.curation.config import HealthConfig, PartsRuntime
@@ -65,7 +65,7 @@ def run_parts(
         ctx.sink.progress(total - sum(len(chunks[i]) for i in missing), total, unit)
 
     run = _executor(ctx)
-    results = run(
+    results: Iterator[tuple[int, list[Any]]] = run(
         work,
         todo,
         on_failure=on_failure,

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import functools
 import importlib.util
+import logging
 import os
 import shutil
 import signal
@@ -148,7 +149,7 @@ def _cluster(address: str, processors: int) -> Iterator[Any]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with contextlib.chdir(ROOT):  # workers look for code in the driver's current folder first
-            ray.init(**own, log_to_driver=False, logging_level="ERROR")
+            ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
         if main:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
         yield ray

@@ -99,7 +99,8 @@ class TagParts:
 
         path = next((p for p in self._places(t, name) if p.exists()), self._places(t, name)[0])
         try:
-            return pq.read_table(path, partitioning=None)
+            with pq.ParquetFile(path) as file:
+                return file.read()
         except (OSError, pa.ArrowInvalid) as e:
             raise ArtifactError(f"{path} cannot be read ({e}); remove it and run again") from e
 

@@ -1,10 +1,7 @@
-"""`stepvideo emulate search`: plans for the training stages of a cascade, and the file that runs take them from."""
+"""Plans for the training stages of a cascade, and the file that runs take them from."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +28,7 @@ from stepvideo.training.config import TrainConfig
 from stepvideo.training.fits import settings
 from stepvideo.training.stage_jobs import StageJobs, stage_jobs
 
-PARALLEL = ROOT / "conf" / "parallel"
+CONF = ROOT / "conf"
 
 
 @dataclass(frozen=True)
@@ -79,33 +76,6 @@ class Result:
         return self.node.name
 
 
-def search_command(args: argparse.Namespace) -> int:
-    """Prints the plans of every stage; 1: nothing fits somewhere.
-
-    Raises:
-        ConfigError: an unknown stage or GPU, a plan that our trainer cannot run and is to be written.
-    """
-    asked = Asked(
-        overrides=args.overrides,
-        stages=args.stage,
-        gpu=args.gpu,
-        gpus=args.gpus,
-        hardware=str(args.hardware or ""),
-        calibration=str(args.calibration or ""),
-        memory_gb=args.memory_gb,
-        any=args.any,
-        top=args.top,
-        write=args.write or "",
-        trials=args.trials,
-        seed=args.seed,
-        objectives=args.objectives,
-    )
-    cfg = compose(asked.overrides)
-    found = _in_prefect(asked, cfg) if (asked.trials or asked.write) and cfg["tracking"]["prefect"] else run(asked, cfg)
-    print(json.dumps(found, indent=1) if args.json else "\n\n".join(found["text"]))
-    return int(not found["ok"])
-
-
 def run(
     asked: Asked, cfg: Mapping[str, Any], step: Callable[[str, Callable[[], Any]], Any] | None = None
 ) -> dict[str, Any]:
@@ -124,10 +94,11 @@ def run(
         "stages": {r.stage: shown.as_json(r.found) | {"of_any": _first(r.of_any)} for r in results},
     }
     if asked.trials:
-        from flows.search_trials import trials
+        from flows.search_trials import Trials, trials
 
+        how = Trials(asked.trials, asked.seed, tuple(asked.objectives), asked.command)
         told = {
-            r.stage: step(f"trials {r.stage}", partial(trials, asked, cfg, r.stage, r.jobs, space_of(asked, r.jobs)))
+            r.stage: step(f"trials {r.stage}", partial(trials, how, cfg, r.stage, r.jobs, space_of(asked, r.jobs)))
             for r in results
             if r.found.best
         }
@@ -241,11 +212,11 @@ def write(asked: Asked, cfg: Mapping[str, Any], results: list[Result]) -> Path:
         f"# Config {digest(dict(cfg))[:16]}; constants {digest(machine.calibration.values())[:16]}, {machine.basis}.",
         *said,
     ]
-    path = PARALLEL / f"{asked.write}.yaml"
+    path = CONF / "parallel" / f"{asked.write}.yaml"
     before = path.read_bytes() if path.exists() else None
     write_atomic(path, "\n".join(head) + "\n" + OmegaConf.to_yaml(OmegaConf.create({"only": only})))
     try:
-        build(compose([*asked.overrides, f"parallel={asked.write}"]))
+        build(compose([*asked.overrides, f"parallel={asked.write}"], CONF))
     except Exception:
         path.unlink()
         if before is not None:
@@ -256,16 +227,3 @@ def write(asked: Asked, cfg: Mapping[str, Any], results: list[Result]) -> Path:
 
 def _first(found: Found) -> dict[str, Any] | None:
     return found.best.describe() if found.best else None
-
-
-def _in_prefect(asked: Asked, cfg: Mapping[str, Any]) -> dict[str, Any]:
-    from tasks.environment import set_defaults
-    from tasks.prefect_server import temporary_server
-
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    set_defaults(dict(cfg))
-    with temporary_server(Path(cfg["work"]) / "logs" / "prefect-server.log") as wait_until_up:
-        from flows.search_parallelism import search_parallelism
-
-        wait_until_up()
-        return search_parallelism(**vars(asked))  # type: ignore[return-value]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepvideo.config import digest
 from stepvideo.emulator.objectives import PlanProblem, Point, StreamProblem, repaired
@@ -13,8 +13,15 @@ from stepvideo.emulator.search_command import described
 from stepvideo.emulator.space import Job, Space
 from stepvideo.training.stage_jobs import StageJobs
 
-if TYPE_CHECKING:
-    from flows.search import Asked
+
+@dataclass(frozen=True)
+class Trials:
+    """How many, of which seed and objectives; `command` searches the same without them."""
+
+    number: int
+    seed: int
+    objectives: tuple[str, ...]
+    command: str
 
 
 def stream_problem(jobs: StageJobs, space: Space) -> StreamProblem:
@@ -45,15 +52,15 @@ def warm(problem: StreamProblem, jobs: StageJobs, space: Space) -> list[Point]:
     return [repaired(problem, point)]
 
 
-def trials(asked: Asked, cfg: Mapping[str, Any], stage: str, jobs: StageJobs, space: Space) -> dict[str, Any]:
+def trials(asked: Trials, cfg: Mapping[str, Any], stage: str, jobs: StageJobs, space: Space) -> dict[str, Any]:
     """Runs or goes on with the study of a stage; {"text", "json"}."""
     from tasks.search import Method, OptunaSearch, compare
     from tasks.search_tracking import SearchRun, write_page
     from tasks.tracking import Server
 
     problem = stream_problem(jobs, space)
-    method = Method(objectives=tuple(asked.objectives))
-    about = [asked.command, stage, asked.seed, asked.objectives, {n: list(v) for n, v in problem.axes.items()}]
+    method = Method(objectives=asked.objectives)
+    about = [asked.command, stage, asked.seed, list(asked.objectives), {n: list(v) for n, v in problem.axes.items()}]
     name = f"{stage}-{digest(about)[:12]}"
     folder = Path(cfg["work"]) / "searches"
     search = OptunaSearch(problem, method, asked.seed, folder / f"{name}.journal", name, warm(problem, jobs, space))
@@ -63,13 +70,14 @@ def trials(asked: Asked, cfg: Mapping[str, Any], stage: str, jobs: StageJobs, sp
         search, server, {"stage": stage, "command": asked.command, "seed": asked.seed, "sampler": method.name}
     )
     try:
-        for number, _, _ in search.run(asked.trials):
+        for number, _, _ in search.run(asked.number):
             run.trial(number)
     except BaseException as e:
         run.close({}, None, e)
         raise
     best, optimum = search.best(), problem.optimum()
-    found = compare(problem, asked.trials, asked.seed, best[1] if best else 0.0, optimum)
+    exact = optimum[1].mfu if optimum else None
+    found = compare(problem, asked.number, asked.seed, best[1] if best else 0.0, exact, search.warm)
     page = write_page(search, folder / f"{name}.html")
     out = {
         "trials": len(search.trials),

@@ -285,7 +285,7 @@ def _split(args: argparse.Namespace) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-    from flows.search import search_command
+    from flows.search_command import search_command
 
     return search_command(args)
 

@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from stepvideo.emulator.objectives import Outcome, Point, Problem, neighbours, possible, repaired
+from stepvideo.emulator.objectives import Outcome, Point, Problem, neighbours, repaired
 from stepvideo.errors import ConfigError
 
 SAMPLERS = ("tpe", "random")
@@ -255,20 +255,15 @@ class Comparison:
 METHODS = (Method(), Method("random", climbs=False), Method("random"))
 
 
-def compare(problem: Problem, budget: int, seed: int, ours: float, optimum: tuple[Point, Outcome] | None) -> Comparison:
-    """`ours` is what `METHODS[0]` found within `budget`; the others are run, in memory."""
+def compare(
+    problem: Problem, budget: int, seed: int, ours: float, exact: float | None, warm: Sequence[Point] = ()
+) -> Comparison:
+    """`ours` is what `METHODS[0]` found within `budget`; the others are run in memory, from the same points."""
     found = {METHODS[0].name: ours}
     for method in METHODS[1:]:
-        search = OptunaSearch(problem, method, seed)
+        search = OptunaSearch(problem, method, seed, warm=warm)
         for _ in search.run(budget):
             pass
         best = search.best()
         found[method.name] = best[1] if best else 0.0
-    return Comparison(budget, found, optimum[1].mfu if optimum else None)
-
-
-def check_warm(problem: Problem, points: Sequence[Point]) -> None:
-    """Raises ConfigError: a point to start from that is none of the problem."""
-    for p in points:
-        if set(p) != set(problem.axes) or not possible(problem, p):
-            raise ConfigError(f"the point {p} to start from is none of axes {', '.join(problem.axes)}")
+    return Comparison(budget, found, exact)

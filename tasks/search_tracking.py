@@ -6,6 +6,7 @@ The page is one HTML file that needs no server: the best MFU by trial, which axe
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,8 @@ def write_page(search: OptunaSearch, path: Path) -> Path:
     curve.update_layout(title="best MFU that fits, by trial", xaxis_title="trial", yaxis_title="MFU")
     figures = [curve]
     names = search.method.objectives
-    fitting = search.trials
-    if len(fitting) >= 10:
-        for name in names if len(names) > 1 else ("mfu",):
-            figures.append(_importance(search, names.index(name), AXES[name]))
+    if len(search.trials) >= 10:
+        figures += [_importance(search, i, name) for i, name in enumerate(names)]
     if len(names) in (2, 3):
         figures.append(optuna.visualization.plot_pareto_front(search.study, target_names=[AXES[n] for n in names]))
     parts = [f.to_html(full_html=False, include_plotlyjs=not i) for i, f in enumerate(figures)]
@@ -104,13 +103,12 @@ def write_page(search: OptunaSearch, path: Path) -> Path:
     return path
 
 
-def _importance(search: OptunaSearch, objective: int, title: str) -> Any:
-    figure = optuna.visualization.plot_param_importances(
-        search.study, target=lambda t: t.values[objective], target_name=title
-    )
-    figure.update_layout(title=f"how much each axis matters for {title}")
+def _importance(search: OptunaSearch, objective: int, name: str) -> Any:
+    sign = -1.0 if OBJECTIVES[name] == "maximize" else 1.0  # what is low is good, and it warns of that
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=UserWarning)
+        figure = optuna.visualization.plot_param_importances(
+            search.study, target=lambda t: sign * t.values[objective], target_name=AXES[name]
+        )
+    figure.update_layout(title=f"how much each axis matters for {AXES[name]}")
     return figure
-
-
-def describe_objectives(names: tuple[str, ...]) -> str:
-    return ", ".join(f"{OBJECTIVES[n]} {AXES[n]}" for n in names)

@@ -180,7 +180,7 @@ def constants(found: Measured, gpu: GPU, precision: str = "bf16") -> Calibration
         "memory_efficiency": within("memory_efficiency", found.moved / (gpu.memory_gbs * 1e9)),
         "launch_s": within("launch_s", found.launch),
     }
-    base = Calibration(**values)
+    base = replace(Calibration(), **values)
     efficiency, wave = _gemm(found, gpu, base, 4 if precision == "fp32" else 2)
     values |= {"gemm_efficiency": efficiency, "gemm_wave": wave}
     values |= {k: within(k, v) for k, v in _attention(found, gpu).items()}
@@ -242,7 +242,7 @@ def device_of(kind: str) -> torch.device:
     chosen = ("cuda" if there["cuda"] else "cpu") if kind == "auto" else kind
     if not there.get(chosen):
         raise ConfigError(f"device {kind!r} is not here; give auto, {' or '.join(k for k, v in there.items() if v)}")
-    return torch.device(chosen, int(os.environ.get("LOCAL_RANK", 0)) if chosen == "cuda" else None)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if chosen == "cuda" else torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:

@@ -78,6 +78,7 @@ bench: setup ## The benchmarks: ratios measured in one run, on a quiet machine; 
 	@$(BIN)/python benchmarks/balance.py --check
 	@$(BIN)/python benchmarks/monitor_overhead.py --check
 	@$(BIN)/python benchmarks/dit_step.py --check
+	@$(BIN)/python benchmarks/search.py --check
 	@$(BIN)/python benchmarks/vae_layout.py
 	@$(BIN)/python benchmarks/kmeans.py --check
 	@$(BIN)/python benchmarks/tar_shards.py --check

@@ -86,6 +86,7 @@ def trials(asked: Trials, cfg: Mapping[str, Any], stage: str, jobs: StageJobs, s
         "warm": search.curve()[0] if search.warm else None,
         "compared": dict(found.found),
         "exact": found.exact,
+        "optimum": optimum[0] if optimum else None,
         "verdict": found.verdict,
         "front": [{**t.user_attrs["outcome"], **t.user_attrs["point"]} for t in search.front()],
         "page": str(page),
@@ -107,9 +108,10 @@ def _text(stage: str, out: Mapping[str, Any], problem: StreamProblem, best: tupl
     if out["exact"] is not None:
         lines.append(f"  {'exact optimum, size by size':38} {100 * out['exact']:.2f} % MFU")
     lines.append(f"  {out['verdict']}")
-    if best:
-        plans = problem.outcome(best[0]).plans
-        lines += [f"  {name}: {described(plan)}" for name, plan in zip(problem.names, plans)]
+    if out["optimum"] or best:
+        plans = problem.outcome(out["optimum"] or best[0]).plans  # type: ignore[index]
+        lines.append("  the exact optimum:" if out["optimum"] else "  the best found:")
+        lines += [f"    {name}: {described(plan)}" for name, plan in zip(problem.names, plans)]
     lines += [
         f"  front: {100 * f['mfu']:.2f} % MFU, {-f['over'] / 1e9:.1f} GB left, {f['parts']} parts" for f in out["front"]
     ]

@@ -80,18 +80,3 @@ def unequal_time(forward_s: ArrayLike, backward_s: ArrayLike, micro_batches: int
         slow = int(np.argmax(np.maximum(f - f[-1], b - b[-1])))
         raise ConfigError(f"stage {slow} takes longer than the last: no closed form; use events.simulate")
     return float(micro_batches * (f[-1] + b[-1]) + (f + b)[:-1].sum())
-
-
-def bubble_share(pipeline: ArrayLike, virtual: ArrayLike, micro_batches: ArrayLike) -> Seconds:
-    """Share of the step in which a stage waits: (p − 1)/(v·m + p − 1)."""
-    p, v, m = np.asarray(pipeline), np.asarray(virtual), np.asarray(micro_batches)
-    return (p - 1) / (v * m + p - 1)
-
-
-def micro_batches_alive(pipeline: ArrayLike, virtual: ArrayLike, micro_batches: ArrayLike) -> Seconds:
-    """Micro-batches whose activations the first stage keeps at its worst moment, each counted as whole stages of it.
-
-    1F1B: p, at most m. Interleaved: p·(1 + (p − 1)/(p·v)), of which every chunk holds its part.
-    """
-    p, v, m = np.asarray(pipeline), np.asarray(virtual), np.asarray(micro_batches)
-    return np.minimum(np.where(v > 1, p + (p - 1) / v, p), m)

@@ -21,7 +21,7 @@ from stepvideo.emulator.hardware import Cluster, find
 from stepvideo.emulator.least_squares import least_squares
 from stepvideo.emulator.networks import Size, dit_workload
 from stepvideo.emulator.plan import Plan
-from stepvideo.emulator.schedule import micro_batches_alive
+from stepvideo.emulator.plan_memory import in_flight
 from stepvideo.emulator.step import step
 from stepvideo.emulator.workload import Layer, Workload
 from stepvideo.models.config import DiTConfig
@@ -153,7 +153,7 @@ def predicted_recompute(reserve: float, work: Workload) -> Shares:
     for r in PRINTED:
         ranks = r.tensor * r.context
         layer, kept = ACTIVATIONS / 48 * 8 / ranks, 2 * tokens * n.hidden / ranks
-        alive = float(micro_batches_alive(r.pipeline, r.virtual, NODE_BATCH * ranks * r.pipeline // 8)) / r.pipeline
+        alive = float(in_flight(r.pipeline, r.virtual, NODE_BATCH * ranks * r.pipeline // 8)) / r.pipeline
         weights = 6 * n.parameters / r.tensor / r.pipeline
         for again in range(0, n.layers + 1, STEP):
             held = ((n.layers - again) * layer + again * kept) * alive + layer * (again > 0)

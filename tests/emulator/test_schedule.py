@@ -9,7 +9,8 @@ import pytest
 
 from stepvideo.emulator import timeline
 from stepvideo.emulator.events import Pass, orders, play, simulate, total
-from stepvideo.emulator.schedule import bubble_share, check, micro_batches_alive, pipeline_time, unequal_time, valid
+from stepvideo.emulator.plan_memory import in_flight
+from stepvideo.emulator.schedule import check, pipeline_time, unequal_time, valid
 from stepvideo.errors import ConfigError
 
 
@@ -43,19 +44,19 @@ def test_a_slow_stage_that_is_not_the_last_has_no_closed_form():
         unequal_time([1, 2, 1], [2, 2, 2], 6)
 
 
-def test_the_first_stage_keeps_as_many_micro_batches_as_said():
-    for p, v, m, _ in schedules(60, seed=2):
-        alive = most = 0
-        for work in orders(p, v, m)[0]:
-            alive += -1 if work.backward else 1
-            most = max(most, alive)
-        assert most / v == pytest.approx(float(micro_batches_alive(p, v, m))), (p, v, m)
+def test_every_stage_keeps_as_many_micro_batches_as_its_memory_is_counted_for():
+    for p, v, m, _ in schedules(40, seed=2):
+        for stage, passes in enumerate(orders(p, v, m)):
+            alive = most = 0
+            for work in passes:
+                alive += -1 if work.backward else 1
+                most = max(most, alive)
+            assert most / v == pytest.approx(float(in_flight(p, v, m, stage))), (p, v, m, stage)
 
 
 def test_arrays_of_plans_broadcast_and_what_cannot_run_takes_for_ever():
     seconds = pipeline_time(1.0, 2.0, np.array([1, 2, 4])[:, None], np.array([[1, 2]]), np.array([[2, 8]]))
     assert seconds == pytest.approx(np.array([[6, np.inf], [9, 25.5], [15, 28.5]]))
-    assert bubble_share(4, 2, 8) == pytest.approx(3 / 19)
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,10 @@ def test_others_stand_in_for_damaged_clips(made, inputs, tmp_path):
     row, sample, failed = data.sample(broken, None)
     assert data.id(row) == clip_id(7) and sample["pixels"].shape == (17, 32, 32, 3)
     assert [name for name, _ in failed] == [clip_id(3)] and "3.mp4 cannot be read" in failed[0][1]
+    twice = data.weighted({clip_id(3): 3.0})
+    assert len(twice) == len(data) + 2
+    row, _, again = twice.sample(int(twice.buckets["17x32x32"][1]), None)
+    assert twice.id(row) == clip_id(7) and again == failed
     alone = PixelSet(ctx.out, "video", "low", inputs["curate"], [clip_id(3)])
     with pytest.raises(ArtifactError, match="1 clips of bucket 17x32x32 in a row cannot be decoded"):
         alone.sample(0, None)

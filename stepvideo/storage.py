@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -136,16 +136,14 @@ def upload(local: Path, url: str, names: Sequence[str]) -> int:
         if name in there and there[name].get("ETag") and there[name]["ETag"].strip('"') == _etag(path, part):
             return 0
         if is_remote(url):
-            fs.put_file(str(path), f"{root}/{name}", **({"chunksize": part} if "s3" in fs.protocol else {}))
+            fs.put_file(str(path), f"{root}/{name}", **_in_parts(fs, part))
         else:
             (Path(root) / name).unlink(missing_ok=True)
             link_or_copy(path, Path(root) / name)
         return size
 
     *first, last = names
-    with ThreadPoolExecutor(TRANSFERS) as pool:
-        sent = sum(pool.map(put, first))
-    return sent + put(last)
+    return sum(_at_once(put, first)) + put(last)
 
 
 def download(url: str, local: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -164,13 +162,12 @@ def download(url: str, local: Path, files: Mapping[str, Mapping[str, Any]]) -> N
         if path.exists() and sha256_file(path) == files[name]["sha256"]:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        fs.get_file(f"{url.rstrip('/')}/{name}", str(path))
+        fs.get_file(f"{url.rstrip('/')}/{name}", str(path), **_in_parts(fs, UPLOAD_PART))
         if sha256_file(path) != files[name]["sha256"]:
             raise ArtifactError(f"{url}/{name} is damaged: its sha256 is not the manifest's; publish it again")
 
     tmp.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(TRANSFERS) as pool:
-        list(pool.map(get, files))
+    _at_once(get, files)
     os.replace(tmp, local)
 
 
@@ -184,6 +181,21 @@ def read_whole(url: str) -> bytes | None:
         if "NoSuchBucket" in str(e.__cause__):
             raise
         return None
+
+
+def _at_once(work: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
+    """`work` of every name, a few at a time; after the first failure nothing more is started."""
+    with ThreadPoolExecutor(TRANSFERS) as pool:
+        try:
+            return list(pool.map(work, names))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _in_parts(fs: Any, size: int) -> dict[str, int]:
+    """How s3fs cuts a file; by itself it would hold 500 MB of each in memory."""
+    return {"chunksize": size, "max_concurrency": 2} if "s3" in fs.protocol else {}
 
 
 def _listing(url: str) -> dict[str, dict[str, Any]]:

@@ -46,17 +46,19 @@ def record(artifacts: Sequence[Artifact], name: str, root: Path) -> Path:
             raise ArtifactError(f"another process publishes a version in {root}; wait for it")
         if target.exists():
             raise ArtifactError(f"version {name} is there ({target}) and versions do not change; choose another name")
+        storage.write_atomic(root / VERSIONS / ".gitignore", "/*/\n!/.publishing/\n")
         desk = _empty(root / VERSIONS / ".publishing")
         packed = _empty(artifacts[0].dir.parents[1] / "_publishing")  # beside the artifacts, where links are possible
-        for each in artifacts:
-            _pack(each, packed)
-        storage.write_atomic(root / VERSIONS / ".gitignore", "/*/\n!/.publishing/\n")
-        dvc(desk, "add", "--to-remote", "--out", name, str(packed))
-        made = {a.manifest["stage"]: {"key": a.manifest["key"], "digest": a.digest} for a in artifacts}
-        about = json.dumps({"artifacts": made, **lineage(root)}, sort_keys=True)  # JSON is YAML
-        storage.write_atomic(target, f"{(desk / f'{name}.dvc').read_text()}meta: {about}\n")
-        for folder in (desk, packed):
-            shutil.rmtree(folder)
+        try:
+            for each in artifacts:
+                _pack(each, packed)
+            dvc(desk, "add", "--to-remote", "--out", name, str(packed))
+            made = {a.manifest["stage"]: {"key": a.manifest["key"], "digest": a.digest} for a in artifacts}
+            about = json.dumps({"artifacts": made, **lineage(root)}, sort_keys=True)  # JSON is YAML
+            storage.write_atomic(target, f"{(desk / f'{name}.dvc').read_text()}meta: {about}\n")
+        finally:
+            for folder in (desk, packed):
+                shutil.rmtree(folder)
     return target
 
 

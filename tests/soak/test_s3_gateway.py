@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from known_videos import encode, montage, shot
+from known_videos import encode, shot
 from published import artifact, contents, run
 from s3_server import forget_clients
 
@@ -55,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("media")
     for i in range(46):
         name = ODD[i] if i < len(ODD) else f"plain {i:02d}"
-        encode(root / f"{name}.mp4", montage([25, 25]) if i % 9 == 4 else shot(i, 40))
+        encode(root / f"{name}.mp4", np.concatenate([shot(i, 25), shot(99 + i, 25, 25)]) if i % 9 == 4 else shot(i, 40))
     (root / "again.mp4").write_bytes((root / "plain 20.mp4").read_bytes())
     (root / "empty.mp4").touch()
     (root / "text.mp4").write_text("not a video" * 100)

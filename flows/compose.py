@@ -110,6 +110,11 @@ def _schema(graph: str, data: Path) -> DictConfig:
             stage.runtime[f.name] = f"${{runtime.{f.name}}}"
         schema.stages[name] = OmegaConf.merge(stage, versioned.get(name, {}))
     OmegaConf.set_struct(schema.only, False)  # checked against the nodes by flows.graph.build
+    for names in (
+        schema.cluster.slurm.stages,
+        schema.cluster.slurm.extra,
+    ):  # checked by tasks.slurm_config, and by sbatch
+        OmegaConf.set_struct(names, False)
     return schema
 
 

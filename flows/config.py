@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo.config import Runtime
+from tasks.slurm_config import SlurmConfig
 
-LAUNCHERS = ("debug", "local", "submitit-local")
+LAUNCHERS = ("debug", "local", "submitit-local", "slurm")
 WEIGHTS = {"text": ("train", "shipped"), "vae": ("train", "shipped", "tune"), "dit": ("train",)}
 
 
@@ -19,11 +20,12 @@ WEIGHTS = {"text": ("train", "shipped"), "vae": ("train", "shipped", "tune"), "d
 class ClusterConfig:
     """Where and how jobs run."""
 
-    launcher: str = "local"  # debug | local | submitit-local
+    launcher: str = "local"  # debug | local | submitit-local | slurm
     concurrency: int = 1  # stages at a time, where the graph allows it
     snapshot: bool = True  # jobs run a copy of the code as it was when the driver started
     gpu: str = ""  # what predictions are for: a name of stepvideo/emulator/hardware.yaml; empty: this machine
     grace_s: float = 30.0  # from the request to stop until SIGKILL, when the flow is cancelled
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)  # of launcher=slurm
 
     def __post_init__(self) -> None:
         if self.launcher not in LAUNCHERS:

@@ -19,7 +19,8 @@ from stepvideo.artifact import Artifact, Store
 from stepvideo.stage import StageSpec
 from tasks import data_version
 from tasks.gatekeeper import GATED, check
-from tasks.launch import Launcher, launcher
+from tasks.launch import Launcher
+from tasks.launchers import launcher
 from tasks.ledger import Ledger
 from tasks.reap import reap_mlflow, reap_records
 from tasks.record import RunRecord, recorded
@@ -164,7 +165,8 @@ def session(
     }
     with recorded(store, **about) as record:
         lineage = {**data_version.lineage(ROOT), "run": record.data["id"], "command": command(overrides, until)}
-        jobs = launcher(cfg["cluster"]["launcher"], copied, cfg["cluster"]["grace_s"])
+        cluster = cfg["cluster"]
+        jobs = launcher(cluster["launcher"], copied, cluster["grace_s"], cluster["slurm"])
         dead = reap_records(store)
         tracking = _tracking(cfg, store, lineage) if cfg["tracking"]["mlflow"] else None
         also = [tracking] if tracking else []

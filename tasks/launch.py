@@ -50,23 +50,11 @@ class Handle(Protocol):
 class Launcher(Protocol):
     name: str
 
+    def attach(self, stage_dir: Path, ids: dict[str, Any]) -> Handle | None:
+        """The job that is at this stage, or waits for its turn; `ids`: its entry in the ledger."""
+        ...
+
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle: ...
-
-
-def launcher(name: str, code: Path | None = None, grace_s: float = 10.0) -> Launcher:
-    """The launcher of a `cluster.launcher` setting.
-
-    Args:
-        code: the snapshot that jobs run.
-        grace_s: from the request to stop until SIGKILL when a job runs out of time.
-    """
-    if name == "debug":
-        return Debug()
-    if name == "local":
-        return Local(code, grace_s)
-    if name == "submitit-local":
-        return SubmititLocal(code)
-    raise ConfigError(f"no launcher {name!r}; there are debug, local and submitit-local")
 
 
 def log_paths(stage_dir: Path, number: int, element: int = 0) -> tuple[Path, Path]:
@@ -89,7 +77,14 @@ def _no_array(stage_dir: Path, name: str) -> None:
         )
 
 
-class Debug:
+class _Here:
+    """What launchers of this machine share: a job that lives holds its stage directory."""
+
+    def attach(self, stage_dir: Path, ids: dict[str, Any]) -> Handle | None:
+        return Attached(stage_dir, ids) if is_running(stage_dir) else None
+
+
+class Debug(_Here):
     """In the driver's process and thread: `submit` returns when the stage has ended."""
 
     name = "debug"
@@ -121,7 +116,7 @@ class _Ended:
     def stop(self, grace_s: float) -> None: ...
 
 
-class Local:
+class Local(_Here):
     """A process of its own, in a session of its own."""
 
     name = "local"
@@ -176,7 +171,7 @@ def _stop_group(pgid: int, alive: Any, grace_s: float) -> None:
         os.killpg(pgid, signal.SIGKILL)  # also what is left of the group after its leader
 
 
-class SubmititLocal:
+class SubmititLocal(_Here):
     """submitit's local executor. Its own requeue and its own view of a job's state are not used."""
 
     name = "submitit-local"

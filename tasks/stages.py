@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stepvideo import storage
-from stepvideo.artifact import Artifact, Store, is_running
+from stepvideo.artifact import Artifact, Store
 from stepvideo.errors import EXIT_PREEMPTED, StageFailed
 from stepvideo.job import EXIT_BUSY
 from stepvideo.sink import read_events
 from stepvideo.stage import StageSpec
-from tasks.launch import TIMED_OUT, Attached, Handle, Launcher, log_paths
+from tasks.launch import TIMED_OUT, Handle, Launcher, log_paths
 from tasks.ledger import Ledger
 
 POLL_S = 0.1
@@ -126,11 +126,11 @@ class _Run:
         while True:
             if self.cancel.is_set():
                 raise Cancelled(f"stage {self.spec.stage} was cancelled")
-            attach = is_running(self.directory)
+            live = self.launcher.attach(self.directory, self.ledger.attempts[-1] if self.ledger.attempts else {})
             if not announced:
-                self.listener.started(self.spec, self.ledger, attach)
+                self.listener.started(self.spec, self.ledger, live is not None)
                 announced = True
-            code = self._once(attach, float(runtime.get("timeout_s", 0.0)))
+            code = self._once(live, float(runtime.get("timeout_s", 0.0)))
             artifact = self.store.find(self.spec.stage, self.spec.key) if code == 0 else None
             if artifact:
                 return artifact
@@ -145,13 +145,10 @@ class _Run:
                 if failures >= int(runtime.get("max_attempts", 1)) or error.get("user"):
                     raise StageFailed(self._explain(code, error, failures))
 
-    def _once(self, attach: bool, timeout_s: float) -> int:
+    def _once(self, handle: Handle | None, timeout_s: float) -> int:
         """One job from submission, or from the moment of attaching, to its exit code."""
         with _Follower(self):
-            if attach:
-                last = self.ledger.attempts[-1] if self.ledger.attempts else {}
-                handle: Handle = Attached(self.directory, last)
-            else:
+            if not handle:
                 if self.lineage:
                     self.spec.lineage |= self.lineage(self.ledger)
                 self.spec.write(self.directory / "spec.json")

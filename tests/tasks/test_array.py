@@ -18,7 +18,8 @@ from stepvideo.fingerprint import fingerprint
 from stepvideo.sink import read_events
 from stepvideo.stage import StageSpec
 from stepvideo.storage import checksums, read_json
-from tasks.launch import SubmititLocal, launcher
+from tasks.launch import SubmititLocal
+from tasks.launchers import launcher
 from tasks.ledger import Ledger
 from tasks.stages import Cancelled, run_stage
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -235,35 +235,30 @@ def _point(trial: FrozenTrial) -> Point:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods at one budget of evaluations, each the MFU it found; exact: the optimum, where it is known."""
+    """The MFU that methods found with equally many evaluations; exact: the optimum, where it is known."""
 
-    budget: int
-    found: Mapping[str, float]
+    ours: float
+    random: float
+    random_and_neighbours: float
     exact: float | None
 
     @property
     def verdict(self) -> str:
         """Whether Optuna was of use here."""
-        ours, plain, near = (self.found[m.name] for m in (METHODS[0], METHODS[1], METHODS[2]))
-        if ours <= plain:
+        if self.ours <= self.random:
             return "Optuna is of no use here: random search finds as much"
-        if ours <= near:
-            return "Optuna's part is of no use here: random points and their neighbours find as much"
-        return f"better than random search by {100 * (ours - plain):.2f} points of MFU"
+        if self.ours <= self.random_and_neighbours:
+            return "Optuna's sampler is of no use here: random points and their neighbours find as much"
+        return f"better than random search by {100 * (self.ours - self.random):.2f} points of MFU"
 
 
-METHODS = (Method(), Method("random", climbs=False), Method("random"))
-
-
-def compare(
-    problem: Problem, budget: int, seed: int, ours: float, exact: float | None, warm: Sequence[Point] = ()
-) -> Comparison:
-    """`ours` is what `METHODS[0]` found within `budget`; the others are run in memory, from the same points."""
-    found = {METHODS[0].name: ours}
-    for method in METHODS[1:]:
-        search = OptunaSearch(problem, method, seed, warm=warm)
-        for _ in search.run(budget):
+def compare(search: OptunaSearch, exact: float | None) -> Comparison:
+    """What the search found, beside the same number of random points from the same start, and those with neighbours."""
+    found = []
+    for climbs in (False, True):
+        method = replace(search.method, sampler="random", climbs=climbs, objectives=("mfu",))
+        other = OptunaSearch(search.problem, method, search.seed, warm=search.warm)
+        for _ in other.run(len(search.trials)):
             pass
-        best = search.best()
-        found[method.name] = best[1] if best else 0.0
-    return Comparison(budget, found, exact)
+        found.append(other.best())
+    return Comparison(*(best[1] if best else 0.0 for best in (search.best(), *found)), exact=exact)

@@ -25,7 +25,7 @@ from stepvideo.emulator.step import step
 Point = dict[str, int]  # axis: value
 
 SOLVED = ("zero", "micro_batch")  # how a plan fits in memory, beside how much it recomputes
-SHARED = ("tensor", "context", "pipeline")  # divide the same GPUs: what one gives up another can take
+SHARED = (("tensor", "context", -1), ("tensor", "pipeline", -1), ("context", "pipeline", -1))  # the same GPUs
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Problem(Protocol):
 
     def allowed(self, axis: str, chosen: Point) -> Sequence[int]:
         """Values of an axis that can still become a plan, given those of the axes before it."""
+        ...
+
+    @property
+    def trades(self) -> Sequence[tuple[str, str, int]]:
+        """Pairs of axes of which one makes room for the other: 1 when both go the same way, -1 when not."""
         ...
 
     def outcome(self, point: Point) -> Outcome: ...
@@ -92,6 +97,10 @@ class PlanProblem:
     @cached_property
     def _axes(self) -> dict[str, Sequence[int]]:
         return {n: v for n, v in self.space.axes.items() if n not in SOLVED}
+
+    @property
+    def trades(self) -> Sequence[tuple[str, str, int]]:
+        return SHARED
 
     @cached_property
     def found(self) -> Candidates:
@@ -148,6 +157,10 @@ class StreamProblem:
         for name in self.names:
             own |= {f"{name}.micro_batch": self.space.micro_batch, f"{name}.recompute": layers}
         return degrees | own
+
+    @property
+    def trades(self) -> Sequence[tuple[str, str, int]]:
+        return (*SHARED, *((f"{name}.micro_batch", f"{name}.recompute", 1) for name in self.names))
 
     @cached_property
     def found(self) -> list[Candidates]:
@@ -210,23 +223,24 @@ class StreamProblem:
 
 
 def neighbours(problem: Problem, here: Point) -> Iterator[Point]:
-    """Possible points nearby: one of `SHARED` up a value and another down; one axis to the values beside, of a long one
-    also an eighth of it away. Axes after those that move follow where they must."""
-    beside: list[Point] = []
-    up: Point = {}
-    down: Point = {}
+    """Possible points nearby: two axes that trade with each other (`Problem.trades`), then one axis to values beside it;
+    of a long axis also an eighth of it away. Axes after those that move follow where they must."""
+    steps: dict[tuple[str, int], list[int]] = {}
     for name in problem.axes:
         values = list(problem.allowed(name, here))
         at = values.index(here[name])
-        above, below = values[at + 1 :], values[:at][::-1]
-        if above:
-            up[name] = above[0]
-        if below:
-            down[name] = below[0]
-        far = len(values) // 8
-        beside += [{name: side[i]} for i in sorted({0, far}) for side in (above, below) if i < len(side)]
-    exchanged = [{a: up[a], b: down[b]} for a in SHARED for b in SHARED if a != b and a in up and b in down]
-    for move in (*exchanged, *beside):
+        sides = {1: values[at + 1 :], -1: values[:at][::-1]}
+        far = sorted({0, len(values) // 8})
+        steps |= {(name, way): [side[i] for i in far if i < len(side)] for way, side in sides.items()}
+    traded = [
+        {a: first, b: second}
+        for a, b, together in problem.trades
+        for way in (1, -1)
+        for first in steps[a, way][:1]
+        for second in steps[b, way * together]
+    ]
+    beside = [{name: v} for (name, _), values in steps.items() for v in values]
+    for move in (*traded, *beside):
         yield repaired(problem, {**here, **move})
 
 

@@ -112,5 +112,5 @@ def test_trials_are_compared_and_go_on(tmp_path: Path, capsys: pytest.CaptureFix
     assert [t["before"] for t in told] == [0, 8] and told[1]["trials"] == 24
     assert told[1]["best"]["mfu"] >= told[1]["warm"] > 0
     assert told[1]["exact"] >= told[1]["best"]["mfu"] * (1 - 1e-9)
-    assert set(told[1]["compared"]) == {"tpe and neighbours", "random", "random and neighbours"}
+    assert set(told[1]["compared"]) == {"ours", "random", "random_neighbours"}
     assert Path(told[1]["page"]).exists() and told[1]["verdict"]

@@ -13,7 +13,7 @@ import pytest
 
 from stepvideo.emulator.objectives import neighbours, possible, repaired
 from stepvideo.errors import ConfigError
-from tasks.search import METHODS, Comparison, Method, OptunaSearch, compare
+from tasks.search import Comparison, Method, OptunaSearch, compare
 from tasks.search_tracking import SearchRun, table, write_page
 
 
@@ -48,7 +48,7 @@ def test_neighbours_and_repaired_points_are_possible():
     assert len(near) > 5 and all(possible(problem, p) for p in near)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [Method(), Method("random"), Method("random", climbs=False)], ids=lambda m: m.name)
 def test_no_point_is_evaluated_twice_and_a_small_space_is_exhausted(method):
     problem = plan_problems.plans()
     search = found(problem, method, 500)
@@ -84,13 +84,13 @@ def test_comparison_says_when_optuna_is_of_no_use():
     problem = plan_problems.stream()
     optimum = problem.optimum()
     assert optimum is not None
-    ours = found(problem, METHODS[0], 30).best()
-    told = compare(problem, 30, 0, ours[1] if ours else 0.0, optimum[1].mfu)
-    assert set(told.found) == {m.name for m in METHODS}
-    names = [m.name for m in METHODS]
-    assert "no use" in Comparison(9, dict(zip(names, (0.3, 0.3, 0.2))), None).verdict
-    assert "random points and their neighbours" in Comparison(9, dict(zip(names, (0.3, 0.2, 0.3))), None).verdict
-    assert "better than random search by 10.00 points" in Comparison(9, dict(zip(names, (0.3, 0.2, 0.1))), None).verdict
+    ours = found(problem, Method(), 30)
+    told = compare(ours, optimum[1].mfu)
+    assert ours.best() is not None and told.ours == ours.best()[1]
+    assert max(told.ours, told.random, told.random_and_neighbours) <= optimum[1].mfu * (1 + 1e-9)
+    assert "no use" in Comparison(0.3, 0.3, 0.2, None).verdict
+    assert "random points and their neighbours" in Comparison(0.3, 0.2, 0.3, None).verdict
+    assert "better than random search by 10.00 points" in Comparison(0.3, 0.2, 0.1, None).verdict
 
 
 @pytest.mark.parametrize("wrong", [{"sampler": "grid"}, {"objectives": ("speed",)}, {"start": 0}])

@@ -223,7 +223,7 @@ class StreamProblem:
 
 
 def neighbours(problem: Problem, here: Point) -> Iterator[Point]:
-    """Possible points nearby: two axes that trade with each other (`Problem.trades`), then one axis to values beside it;
+    """Possible points nearby: two axes that trade with each other (`Problem.trades`), or one axis to the values beside,
     of a long axis also an eighth of it away. Axes after those that move follow where they must."""
     steps: dict[tuple[str, int], list[int]] = {}
     for name in problem.axes:

@@ -165,8 +165,10 @@ def of_output(s: Share) -> Size:
     return 3 * s.w * s.e + 8 * rows + rows * s.cfg.patch_size**2 * s.cfg.out_channels * s.e
 
 
-def in_backward(s: Share, recomputed: Size, few: Size, matrix: Size = 0, last: bool = True) -> Size:
-    """How much more there is at the worst moment of the backward.
+def in_backward(
+    s: Share, recomputed: Size, few: Size, matrix: Size = 0, last: bool = True, exchange: Size = 0
+) -> tuple[Size, Size]:
+    """How much more there is at the worst moment of the backward, and how much more with the exchanges of blocks.
 
     Either at its start, when the gradients of the last norm's tensors are there; or in the last block, once what it
     recomputes is there again: in the feed-forward, whose gradient is gathered with sequence parallelism; when that of
@@ -177,6 +179,7 @@ def in_backward(s: Share, recomputed: Size, few: Size, matrix: Size = 0, last: b
         few: bytes it kept nevertheless.
         matrix: bytes of the gradient of one feed-forward matrix, if nothing else counts it.
         last: whether the output is on this rank (the last pipeline stage).
+        exchange: bytes of weights and gradients under way while a block computes; at the start there are none.
     """
     start = 3 * s.w * s.e if last else 0
     gathered, hidden = s.divided > 1, 4 * (s.n // s.tensor) * s.e
@@ -186,7 +189,9 @@ def in_backward(s: Share, recomputed: Size, few: Size, matrix: Size = 0, last: b
         moments.append((16 + s.e) * s.b - 2 * hidden)
     gradients = np.maximum.reduce(np.broadcast_arrays(*moments))
     again = np.where(recomputed, sum(of_block(s).values()) - few, 0)
-    return np.maximum(start, again + gradients - start)
+    inside = again + gradients - start
+    most = np.maximum(start, inside)
+    return most, np.maximum(inside + exchange - most, 0)
 
 
 def _up(n: Size, parts: Size) -> Size:

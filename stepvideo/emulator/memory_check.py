@@ -131,7 +131,7 @@ def _backward(case: Case, how: Training) -> int:
     share, attention = how.share(case.cfg, case.batch), case.parallel.checkpointing == "attention"
     matrix = 4 * case.cfg.inner_dim**2 // case.parallel.tensor * how.e
     again = checkpointed(case.parallel, case.cfg.num_layers) > 0
-    return round(float(in_backward(share, again, of_recomputed(share, attention), matrix)))
+    return round(float(in_backward(share, again, of_recomputed(share, attention), matrix)[0]))
 
 
 @contextmanager

@@ -99,16 +99,17 @@ def plan_memory(
     whole = sum(of_block(share).values())
     kept = held * (layers * whole - again / pp * (whole - few))
     ends = held * np.where(first, of_input(share), 0) + np.where(last, of_output(share), 0)
-    backward = np.where(last, in_backward(share, again > 0, few), in_backward(share, again > 0, few, last=False))
+    under_way = np.where(plan.gpus == 1, 0, found["exchange"])
+    ending, inner = (in_backward(share, again > 0, few, last=x, exchange=under_way) for x in (True, False))
+    backward, exchanged = (np.where(last, a, b) for a, b in zip(ending, inner))
     handed = np.where(pp > 1, 2 * few, 0)  # one micro-batch received, one sent
-    alone = plan.gpus == 1
     return StageMemory(
         states=found["master"] + found["optimizer"] + found["ema"],
         weights=found["weights"],
         gradients=found["gradients"],
         activations=kept + ends,
         backward=backward,
-        buffers=np.where(alone, 0, found["exchange"]) + handed,
+        buffers=exchanged + handed,
         reserve=np.asarray(float(how.reserve)),
     )
 

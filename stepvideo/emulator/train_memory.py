@@ -75,7 +75,7 @@ class TrainMemory:
     ema: Size
     weights: Size  # gathered, in the dtype of the computation
     gradients: Size
-    exchange: Size  # FSDP's blocks under way
+    exchange: Size  # FSDP's blocks under way, where that is the worst moment
     activations: Size  # kept from forward to backward
     backward: Size  # what the backward adds to them at its worst moment, such as the recomputed ones of a block
     reserve: Size = RESERVE
@@ -105,11 +105,12 @@ def train_memory(cfg: DiTConfig, batch: MicroBatch, how: Training, reserve: int 
     kept = kept_by_blocks(share, p.layers, checkpointed(par, p.layers), par.checkpointing == "attention")
     again = checkpointed(par, p.layers) > 0
     few = of_recomputed(share, par.checkpointing == "attention")
+    backward, states["exchange"] = in_backward(share, again, few, exchange=states["exchange"])
     beside = states["master"] + states["weights"] if how.reference else 0
     return TrainMemory(
         **{name: round(float(value)) for name, value in states.items()},
         activations=round(float(kept + of_input(share) + of_output(share))),
-        backward=round(float(in_backward(share, again, few))),
+        backward=round(float(backward)),
         reserve=reserve,
         beside=round(float(beside)),
     )

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from stepvideo.emulator.calibration import Calibration
 from stepvideo.emulator.hardware import Cluster, find
-from stepvideo.emulator.least_squares import least_squares
 from stepvideo.emulator.networks import Size, dit_workload
 from stepvideo.emulator.plan import Plan
 from stepvideo.emulator.plan_memory import in_flight
@@ -138,9 +137,18 @@ def predicted_mfu(constants: Shares, work: Workload) -> Shares:
 
 def fit(keep: NDArray[np.intp], work: Workload) -> Shares:
     """The constants that suit the kept rows best."""
+    from scipy.optimize import least_squares
+
     printed = np.array([r.mfu for r in PRINTED])
     low, high = zip(*FITTED.values())
-    return least_squares(lambda c: (predicted_mfu(c, work) - printed)[keep], START, low, high)
+    found = least_squares(
+        lambda c: (predicted_mfu(c, work) - printed)[keep],
+        np.clip(START, low, high),
+        bounds=(low, high),
+        x_scale=0.1,
+        xtol=1e-10,
+    )
+    return found.x
 
 
 def predicted_recompute(reserve: float, work: Workload) -> Shares:

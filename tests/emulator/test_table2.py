@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-import numpy as np
 import pytest
 
 from stepvideo.emulator import table2, table2_report, table_command
-from stepvideo.emulator.least_squares import least_squares
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +39,3 @@ def test_without_exchanges_between_nodes_the_bars_are_missed(monkeypatch, capsys
     monkeypatch.setitem(table2.FITTED, "tensor_overlap", (0.949, 0.95))
     assert table_command.table2(argparse.Namespace(check=True, json=True)) == 1
     assert not json.loads(capsys.readouterr().out)["ok"]
-
-
-def test_least_squares_finds_constants_and_stays_within_bounds():
-    x = np.linspace(0, 3, 20)
-
-    def residuals(c):
-        return c[0] * np.exp(-c[1] * x) - 2.0 * np.exp(-0.7 * x)
-
-    assert least_squares(residuals, [1, 1], [0, 0], [5, 5]) == pytest.approx([2.0, 0.7], abs=1e-5)
-    at_bound = least_squares(residuals, [1, 1], [0, 0], [1.5, 5])
-    assert at_bound[0] == 1.5 and at_bound[1] < 0.7

@@ -23,6 +23,11 @@ FINE = ["profile=30b", "tracking=none"]
 STAGE = "t2vi_540.s5"
 
 
+@pytest.fixture(scope="module")
+def fine() -> dict:
+    return compose(FINE)
+
+
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The repository's conf, where a search may write."""
@@ -35,10 +40,10 @@ def asked(**more) -> Asked:
     return Asked(overrides=FINE, stages=[STAGE], gpu="H800", **more)
 
 
-def test_the_written_file_is_what_the_stage_runs_with(conf: Path) -> None:
-    found = run(asked(write="h800"), compose(FINE))
+def test_the_written_file_is_what_the_stage_runs_with(conf: Path, fine: dict) -> None:
+    found = run(asked(write="h800"), fine)
     best = found["stages"][STAGE]["choices"][0]
-    before = {n.name: n.config for n in build(compose(FINE))}
+    before = {n.name: n.config for n in build(fine)}
     after = {n.name: n.config for n in build(compose([*FINE, "parallel=h800"], conf))}
     cfg = load(TrainConfig, after[STAGE])
     par = cfg.runtime.parallel
@@ -57,21 +62,21 @@ def test_the_written_file_is_what_the_stage_runs_with(conf: Path) -> None:
     assert "--stage=t2vi_540.s5" in text and "prior for H800" in text and "estimated" in text
 
 
-def test_pipeline_stages_are_reported_and_never_written(conf: Path) -> None:
-    found = run(asked(), compose(FINE))
+def test_pipeline_stages_are_reported_and_never_written(conf: Path, fine: dict) -> None:
+    found = run(asked(), fine)
     assert all(c["pipeline"] == 1 for c in found["stages"][STAGE]["choices"])
     assert found["stages"][STAGE]["of_any"]["pipeline"] > 1
     assert "our trainer has no pipeline stages" in found["text"][0]
     with pytest.raises(ConfigError, match="no pipeline stages"):
-        run(asked(any=True, write="any"), compose(FINE))
+        run(asked(any=True, write="any"), fine)
     assert not (conf / "parallel" / "any.yaml").exists()
 
 
-def test_where_nothing_fits_it_says_by_how_much_and_what_would(tmp_path: Path) -> None:
+def test_where_nothing_fits_it_says_by_how_much_and_what_would(tmp_path: Path, fine: dict) -> None:
     tiny = {"bf16_tflops": 100, "memory_gb": 12, "memory_gbs": 1000, "intra_gbs": 50, "inter_gbs": 25, "source": "here"}
     (tmp_path / "mine.yaml").write_text(json.dumps({"Tiny": tiny}))
     more = {"gpu": "Tiny", "hardware": str(tmp_path / "mine.yaml")}
-    found = run(Asked(overrides=FINE, stages=[STAGE], **more), compose(FINE))
+    found = run(Asked(overrides=FINE, stages=[STAGE], **more), fine)
     assert not found["ok"] and not found["stages"][STAGE]["choices"]
     assert found["stages"][STAGE]["over_bytes"] > 0
     text = found["text"][0]
@@ -87,9 +92,9 @@ def test_where_nothing_fits_it_says_by_how_much_and_what_would(tmp_path: Path) -
         ({"write": "none"}, "other than none"),
     ],
 )
-def test_mistakes_are_named(conf: Path, more: dict, said: str) -> None:
+def test_mistakes_are_named(conf: Path, fine: dict, more: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        run(Asked(**({"overrides": FINE, "stages": [STAGE], "gpu": "H800"} | more)), compose(FINE))
+        run(Asked(**({"overrides": FINE, "stages": [STAGE], "gpu": "H800"} | more)), fine)
 
 
 def test_a_plan_as_settings_of_a_stage() -> None:

@@ -108,7 +108,7 @@ def test_several_objectives_have_a_front_plots_and_one_mlflow_run(tmp_path):
     problem, method = plan_problems.stream(), Method(start=8, objectives=("mfu", "headroom", "parts"))
     search = OptunaSearch(problem, method, 0, tmp_path / "s.journal")
     run = SearchRun(search, Server({"mlflow_uri": uri, "experiment": "plans"}, tmp_path), {"seed": 0})
-    for number, _, _ in search.run(20):
+    for number, _, _ in search.run(12):
         run.trial(number)
     front = search.front()
     assert front and all(t.user_attrs["outcome"]["over"] <= 0 for t in front)
@@ -123,6 +123,6 @@ def test_several_objectives_have_a_front_plots_and_one_mlflow_run(tmp_path):
     client = MlflowClient(tracking_uri=uri)
     told = client.get_run(run.run_id)
     assert told.info.status == "FINISHED" and told.data.metrics["best_mfu"] == pytest.approx(search.curve()[-1])
-    assert len(client.get_metric_history(run.run_id, "best_mfu")) == 20
+    assert len(client.get_metric_history(run.run_id, "best_mfu")) == 12
     rows = json.loads(Path(client.download_artifacts(run.run_id, "trials.json", str(tmp_path))).read_text())
-    assert len(rows) == 20 and "68x192x320.recompute" in rows[0]
+    assert len(rows) == 12 and "68x192x320.recompute" in rows[0]

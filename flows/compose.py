@@ -109,11 +109,12 @@ def _schema(graph: str, data: Path) -> DictConfig:
         for f in fields(Runtime):
             stage.runtime[f.name] = f"${{runtime.{f.name}}}"
         schema.stages[name] = OmegaConf.merge(stage, versioned.get(name, {}))
-    OmegaConf.set_struct(schema.only, False)  # checked against the nodes by flows.graph.build
+    slurm = schema.cluster.slurm
     for names in (
-        schema.cluster.slurm.stages,
-        schema.cluster.slurm.extra,
-    ):  # checked by tasks.slurm_config, and by sbatch
+        schema.only,
+        slurm.stages,
+        slurm.extra,
+    ):  # checked by flows.graph.build, tasks.slurm_config and sbatch
         OmegaConf.set_struct(names, False)
     return schema
 

@@ -24,6 +24,8 @@ NEXT = 'make ui | stepvideo status | stepvideo generate "一个红色的圆向�
 
 def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     """Print what a run would do; nothing is written."""
+    from tasks.slurm_script import preview
+
     cfg = compose(overrides)
     steps = plan(build(cfg, until), Store(cfg["store"]))
     predicted = predict(cfg)
@@ -40,6 +42,10 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     for line in screen.predicted_lines(to_run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     hits, waits = (sum(s.state == state for s in steps) for state in (HIT, DEPENDS))
+    if cfg["cluster"]["launcher"] == "slurm":
+        todo = ((s.node.name, s.node.config) for s in steps if s.state != HIT)
+        for names, text in preview(todo, Path(cfg["store"]), cfg["cluster"]["slurm"]).items():
+            console.print(f"sbatch of {names}:\n{text}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{hits} of {len(steps)} stages are there, {len(steps) - hits - waits} run, {waits} depend on them")
     settings = " ".join(overrides)
     more = f"stepvideo emulate step {settings} | stepvideo emulate fits {settings}"

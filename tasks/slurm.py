@@ -2,17 +2,14 @@
 
 A new driver finds the job by that name and waits for it, whatever became of the last one; ids are for people. Slurm
 requeues jobs by itself (node failure, preemption, `scontrol requeue`), and they go on from their `work/`. How a job
-ended is taken from the artifact first, then from Slurm, then from what the job itself left in `events.jsonl`. submitit
-writes the batch script; its pickles, its requeueing and its view of a job's state are not used.
+ended is taken from the artifact first, then from Slurm, then from what the job itself left in `events.jsonl`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,10 +22,10 @@ from stepvideo.job import EXIT_BUSY
 from stepvideo.sink import read_events
 from stepvideo.stage import StageSpec
 from tasks import slurm_queue
-from tasks.launch import FAILED, TIMED_OUT, Attached, Handle, log_paths
+from tasks.launch import FAILED, TIMED_OUT, Attached, Handle
 from tasks.slurm_config import SlurmConfig
 from tasks.slurm_queue import Job, Queue, Unheard
-from tasks.snapshot import job_environment
+from tasks.slurm_script import batch_script
 
 RECORD = "slurm.json"  # in the stage directory, as long as how the submission ended is not known
 SETTLE_S = slurm_queue.SUBMIT_S + 10  # after it, an sbatch that was not heard of will not come any more
@@ -71,7 +68,7 @@ class Slurm:
                 "cancelled": False,
             }
             script = stage_dir / "logs" / f"{record['name']}.sbatch"
-            text = batch_script(spec, stage_dir, number, record["name"], self._config, self._code)
+            text = batch_script(spec.stage, spec.config, stage_dir, number, record["name"], self._config, self._code)
             storage.write_atomic(script, text.encode())
             storage.write_json(stage_dir / RECORD, record)
             for name in ("error.json", "heartbeat.json"):  # of earlier attempts
@@ -191,62 +188,6 @@ class _Submitted:
         """Another driver at the same stage may have closed this submission and made the next."""
         path = self._dir / RECORD
         return path.exists() and storage.read_json(path)["name"] == self.record["name"]
-
-
-def batch_script(
-    spec: StageSpec, stage_dir: Path, number: int, name: str, config: SlurmConfig, code: Path | None = None
-) -> str:
-    """What sbatch is given for attempt `number` of a stage.
-
-    Raises:
-        ConfigError: ranks that cannot be spread evenly over the nodes.
-    """
-    from submitit.slurm.slurm import _make_sbatch_string as write
-
-    runtime = spec.config.get("runtime", {})
-    asked = config.resources(spec.stage, runtime.get("slurm"))
-    elements, ranks = int(runtime.get("array", 0)), int(runtime.get("nproc", 1))
-    out, err = log_paths(stage_dir, number)
-    if elements:
-        out, err = (p.with_suffix(f".%a{p.suffix}") for p in (out, err))
-    given: dict[str, Any] = {
-        **{k: getattr(asked, k) or None for k in ("partition", "account", "qos", "constraint", "exclude")},
-        **{k: getattr(asked, k) or None for k in ("gpus_per_node", "cpus_per_task")},
-        "mem": f"{round(asked.mem_gb * 1024)}M" if asked.mem_gb else None,
-        "job_name": name,
-        "wckey": None,
-        "time": asked.time_min,
-        "nodes": asked.nodes,
-        "ntasks_per_node": _tasks(spec.stage, ranks, asked.nodes),
-        "signal_delay_s": asked.warn_s,
-        "map_count": elements or None,
-        "array_parallelism": asked.array_parallelism,
-        "setup": [*asked.setup, *(f"export {k}={shlex.quote(v)}" for k, v in job_environment(code).items())],
-        "additional_parameters": {"output": out, "error": err, "requeue": True, **asked.extra},
-    }
-    run = f"{asked.python or shlex.quote(sys.executable)} -P -m stepvideo.job {shlex.quote(str(stage_dir))}"
-    if elements:
-        run += f" $SLURM_ARRAY_TASK_ID/{elements}"
-    if asked.nodes > 1:
-        run = f"bash -c {shlex.quote(f'{_RANK} exec {run}')}"
-    command = " ".join(["srun --unbuffered", *map(shlex.quote, asked.srun_args), run])
-    return write(command, stage_dir / "logs", use_srun=False, **given)
-
-
-# The task that srun started as the rank that it is; nodes are addressed by number, as their names may not resolve.
-_RANK = (
-    "export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS "
-    "LOCAL_WORLD_SIZE=$SLURM_NTASKS_PER_NODE "
-    "MASTER_ADDR=$SLURM_LAUNCH_NODE_IPADDR MASTER_PORT=$((20000 + (SLURM_JOB_ID + ${SLURM_RESTART_COUNT:-0}) % 20000));"
-)
-
-
-def _tasks(stage: str, ranks: int, nodes: int) -> int:
-    if nodes == 1:
-        return 1  # which starts its ranks itself
-    if ranks % nodes:
-        raise ConfigError(f"{stage} has runtime.nproc={ranks} ranks, which {nodes} nodes cannot share evenly")
-    return ranks // nodes
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from stepvideo.emulator.activations import MicroBatch, in_backward, of_recomputed
@@ -142,6 +143,7 @@ def pretended(ranks: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        _clear_sharding_prop_cache()  # meshes of other groups look alike
 
 
 def accelerators_attention() -> AbstractContextManager[object]:

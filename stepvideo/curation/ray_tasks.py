@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -135,6 +136,8 @@ def _cluster(address: str, processors: int) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
         os.environ[LOOPBACK] = "0"
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # its own lies in a file that all may read
     import ray
 
     own: dict[str, Any] = {"address": address}

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import ipaddress
 import os
+import shutil
+import socket
+import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pool_faults
@@ -22,10 +29,41 @@ from stepvideo.storage import checksums
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed")
 
 
-@pytest.fixture(autouse=True)
-def found_by_workers(monkeypatch) -> None:
-    """Ray's workers know PYTHONPATH, and nothing of pytest's own paths."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """Ray's workers know PYTHONPATH, and nothing of pytest's own paths; and all of this stays on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+        patch.setenv(ray_tasks.LOOPBACK, "0")
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """Of a cluster that somebody else keeps."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    folder = tempfile.mkdtemp(prefix="ray-")
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--port={port}", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={folder}"]
+    keeper = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        assert keeper.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    yield f"127.0.0.1:{port}"
+    ours = psutil.Process(keeper.pid).children(recursive=True)
+    keeper.terminate()
+    keeper.wait(60)
+    for left in psutil.wait_procs(ours, timeout=10)[1]:
+        left.kill()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def failed(item: str, reason: str, detail: str) -> str:
@@ -41,7 +79,8 @@ def run(chunks: list[list[str]], place: Path, work=pool_faults.work, **options):
 
 
 @needs_ray
-def test_the_same_bytes_as_a_pool(context, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.slow
+def test_the_same_bytes_as_a_pool(address: str, context, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sources, "CHUNK_FILES", 2)
     monkeypatch.setattr(stage, "work", pool_faults.curate)
     media = tmp_path / "media"
@@ -49,8 +88,9 @@ def test_the_same_bytes_as_a_pool(context, tmp_path: Path, monkeypatch) -> None:
         encode(media / f"{i}.mp4", shot(i, 30))
     encode(media / "3 abort.mp4", shot(7, 30))
     found = {}
-    for executor in ("pool", "ray"):
-        ctx = context(executor, CurateConfig(runtime=PartsRuntime(workers=2, executor=executor)), media=media)
+    for executor, place in (("pool", ""), ("ray", address)):
+        runtime = PartsRuntime(workers=2, executor=executor, ray_address=place)
+        ctx = context(executor, CurateConfig(runtime=runtime), media=media)
         stage.run(ctx)
         found[executor] = checksums(ctx.out)
     assert found["ray"] == found["pool"]
@@ -59,13 +99,15 @@ def test_the_same_bytes_as_a_pool(context, tmp_path: Path, monkeypatch) -> None:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_faults_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
     """A hang is killed, a lost worker is told of, nobody outside can connect, and a stop ends everything."""
     chunks = [["a", "hang"], [f"kill once {tmp_path / 'mark'}", "b"], ["c"], ["hang"] * 99]
     enough: list[bool] = []
     done, told = run(chunks, tmp_path, pool_faults.in_the_worker, timeout_s=4.0, stop=lambda: bool(enough))
+    before = set(psutil.Process().children(recursive=True))
     got = dict([next(done)])
-    ours = psutil.Process().children(recursive=True)
+    ours = [p for p in psutil.Process().children(recursive=True) if p not in before]
     listening = {(p.name(), c.laddr.ip) for p in ours for c in _connections(p) if c.status == psutil.CONN_LISTEN}
     assert {"raylet", "gcs_server"} <= {name for name, _ in listening}
     assert all(_is_loopback(ip) for _, ip in listening), listening
@@ -80,9 +122,10 @@ def test_faults_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
 
 
 @needs_ray
-def test_what_no_file_is_to_blame_for(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_what_no_file_is_to_blame_for(address: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
-        list(run([["a"], ["raise"]], tmp_path)[0])
+        list(run([["a"], ["raise"]], tmp_path, address=address)[0])
 
 
 @needs_ray

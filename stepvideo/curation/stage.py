@@ -175,7 +175,7 @@ def _once(files: list[Row], clips: list[Row]) -> tuple[list[Row], list[Row]]:
         same = first.setdefault(row["sha256"], row) if row["size"] and row["sha256"] else row
         if same is not row and row["reason"] != "duplicate":
             gone.add((row["role"], row["file"]))
-            again = Source(*(row[n] for n in ("role", "file")), Path(), *(row[n] for n in ("kind", "sha256", "size")))
+            again = Source(row["role"], row["file"], Path(), row["kind"], row["sha256"], row["size"])
             row = _repeat(again, same["role"], same["file"]).file
         kept.append(row)
     return kept, [c for c in clips if (c["source_role"], c["source_file"]) not in gone]

@@ -8,9 +8,14 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from flows.compose import compose
 from flows.search import Asked, run
+
+
+def _name() -> str:
+    return f"search {flow_run.parameters['write']}".strip()
 
 
 @task(name="search", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -18,7 +23,7 @@ def part(name: str, call: Callable[[], None]) -> None:
     call()
 
 
-@flow(name="search_parallelism", flow_run_name="search {write}", retries=0, validate_parameters=False)
+@flow(name="search_parallelism", flow_run_name=_name, retries=0, validate_parameters=False)
 def search_parallelism(
     overrides: list[str] | None = None,
     stages: list[str] | None = None,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from flows import search
-from flows.compose import compose
+from flows.compose import ROOT, compose
 from flows.graph import build
 from flows.search import Asked, run
 from stepvideo.cli import main
@@ -18,6 +21,7 @@ from stepvideo.emulator.parallel_file import runtime
 from stepvideo.emulator.plan import Plan
 from stepvideo.errors import ConfigError
 from stepvideo.training.config import TrainConfig
+from tasks.prefect_server import temporary_server
 
 FINE = ["profile=30b", "tracking=none"]
 STAGE = "t2vi_540.s5"
@@ -119,3 +123,26 @@ def test_trials_are_compared_and_go_on(tmp_path: Path, capsys: pytest.CaptureFix
     assert told[1]["exact"] >= told[1]["best"]["mfu"] * (1 - 1e-9)
     assert set(told[1]["compared"]) == {"ours", "random", "random_neighbours"}
     assert Path(told[1]["page"]).exists() and told[1]["verdict"]
+
+
+@pytest.mark.slow
+def test_as_a_flow_the_plans_are_in_prefects_ui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / ".prefect"))
+    few = ["profile=30b", "tracking=local", "tracking.mlflow=false", f"work={tmp_path}", "stages.latents.lengths=[68]"]
+    line = [sys.executable, "-m", "stepvideo.cli", "emulate", "search", *few, f"--stage={STAGE}", "--gpu=H800"]
+    with temporary_server(tmp_path / "server.log") as wait_until_up:
+        wait_until_up()
+        done = subprocess.run([*line, "--trials=4"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        url = os.environ["PREFECT_API_URL"]
+        runs, tasks, kept = (
+            httpx.post(f"{url}/{n}/filter", json={}).json() for n in ("flow_runs", "task_runs", "artifacts")
+        )
+    assert [(r["name"], r["state"]["name"]) for r in runs] == [("search", "Completed")]
+    assert {t["name"]: t["state"]["name"] for t in tasks} == dict.fromkeys(
+        (f"search {STAGE}", f"trials {STAGE}"), "Completed"
+    )
+    assert {a["key"] for a in kept} == {"plans-t2vi-540-s5", "search-parallelism"}
+    assert "exact optimum" in done.stdout

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from stepvideo.curation.config import SegmentConfig
 from stepvideo.curation.flash import true_cuts
 from stepvideo.curation.strip import Strip, tiny
@@ -23,36 +25,21 @@ class CutDetector:
     """
 
     def __init__(self, config: SegmentConfig) -> None:
-        from scenedetect.detectors import AdaptiveDetector
-
         self.config = config
         self.cuts: list[int] = []
         self.transitions: list[Transition] = []
-        self._detector = AdaptiveDetector(
-            adaptive_threshold=config.adaptive_threshold,
-            min_scene_len=1,
-            window_width=config.window_width,
-            min_content_val=config.min_content_val,
-        )
-        self._pictures: list[Any] = []
-        self._proposed: set[int] = set()
+        self._pictures: list[np.ndarray] = []
 
     def add(self, frame: Any) -> None:
         """The next frame, `av.VideoFrame` or uint8 [H, W, 3] BGR."""
-        from scenedetect.common import FrameTimecode
-
-        picture = tiny(frame)
-        position = FrameTimecode(len(self._pictures), 25.0)  # only its number is used
-        self._proposed |= {cut.frame_num for cut in self._detector.process_frame(position, picture)}
-        self._pictures.append(picture)
+        self._pictures.append(tiny(frame))
 
     def finish(self) -> CutDetector:
         """Decide. Returns itself."""
         if self._pictures:
             strip = Strip(self._pictures)
             self.transitions = transitions(strip, self.config)
-            proposed = sorted(t for t in self._proposed if 0 < t < len(strip))
-            cuts = true_cuts(strip, proposed, self.config)
+            cuts = true_cuts(strip, proposed_cuts(self._pictures, self.config), self.config)
             gradual = [t for t in self.transitions if t.kind != "blank"]
             self.cuts = [c for c in cuts if not any(t.touches(c - 1, c + 2) for t in gradual)]
         return self
@@ -61,6 +48,27 @@ class CutDetector:
         """Shots as [start, end) frame ranges, without transitions and without the `unsound` frames."""
         gone = [*unsound, *((t.start, t.end) for t in self.transitions)]
         return shots(self.cuts, len(self._pictures), gone)
+
+
+def proposed_cuts(pictures: Sequence[np.ndarray], config: SegmentConfig) -> list[int]:
+    """What the AdaptiveDetector takes for first frames of shots, ascending.
+
+    It sees a film's pictures in one go: between frames being decoded, nothing of it would be left in the caches.
+    """
+    from scenedetect.common import FrameTimecode
+    from scenedetect.detectors import AdaptiveDetector
+
+    detector = AdaptiveDetector(
+        adaptive_threshold=config.adaptive_threshold,
+        min_scene_len=1,
+        window_width=config.window_width,
+        min_content_val=config.min_content_val,
+    )
+    found: set[int] = set()
+    for i, picture in enumerate(pictures):
+        position = FrameTimecode(i, 25.0)  # only its number is used
+        found |= {cut.frame_num for cut in detector.process_frame(position, picture)}
+    return sorted(found - {0})
 
 
 def shots(cuts: Sequence[int], frames: int, gone: Sequence[Span] = ()) -> list[Span]:

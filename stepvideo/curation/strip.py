@@ -29,7 +29,7 @@ def tiny(frame: Any) -> np.ndarray:
     if frame.format.name not in PLANAR:
         frame = frame.reformat(format="yuv444p", interpolation="FAST_BILINEAR", threads=1)
     y, u, v = (_area(_lines(plane)) for plane in frame.planes)
-    return cv2.cvtColor(np.dstack([y, v, u]), cv2.COLOR_YCrCb2BGR)
+    return cv2.cvtColor(cv2.merge([y, v, u]), cv2.COLOR_YCrCb2BGR)
 
 
 def _area(picture: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ def wipes(strip: Strip, config: SegmentConfig) -> list[Span]:
                 fronts += [
                     (steep, start + 1, start + 1 + frames)
                     for start, steep, front in _fronts(change, when, frames)
-                    if _another_scene(strip, start, min(start + 1 + frames, len(strip) - 1), front, config)
+                    if _another_scene(strip, start, frames, front, config)
                 ]
     best: list[Span] = []
     for _, start, end in sorted(fronts, reverse=True):
@@ -58,7 +58,9 @@ def _fronts(change: np.ndarray, when: np.ndarray, frames: int) -> Iterator[tuple
             yield int(start), float(steep), float(front[start])
 
 
-def _another_scene(strip: Strip, before: int, after: int, front: float, config: SegmentConfig) -> bool:
+def _another_scene(strip: Strip, before: int, frames: int, front: float, config: SegmentConfig) -> bool:
+    """Whether the front brings what was not there, neither as it set out nor as long before; else something passed."""
+    after = min(before + 1 + frames, len(strip) - 1)
     way = strip.apart(before, after)
-    far = way >= config.min_way * max(strip.contrast[before], strip.contrast[after])
-    return bool(far and front >= AT_ONCE * way and strip.likeness(before, after) <= config.alike)
+    far = way >= config.min_way * max(strip.contrast[before], strip.contrast[after]) and front >= AT_ONCE * way
+    return bool(far and all(strip.likeness(i, after) <= config.alike for i in (before, max(before - frames, 0))))

@@ -6,6 +6,7 @@ from flows.compose import ROOT
 from flows.lineage import find
 from flows.status import store_of
 from stepvideo import mirror
+from stepvideo.artifact import Store
 from tasks import versions
 
 
@@ -24,7 +25,7 @@ def publish_command(folder: str | None, refs: list[str], url: str | None, name: 
 
 def checkout_command(folder: str | None, what: str) -> int:
     """Bring the artifacts of a version, or the one at a URL, into the store; every file is checked."""
-    store = store_of(folder)
+    store = Store(folder or ROOT / "runs" / "store")  # which may be a new one
     back = [mirror.restore(what, store)] if "/" in what else versions.bring_back(what, ROOT, store)
     for artifact in back:
         print(artifact.dir)

@@ -48,17 +48,17 @@ def record(artifacts: Sequence[Artifact], name: str, root: Path) -> Path:
             raise ArtifactError(f"version {name} is there ({target}) and versions do not change; choose another name")
         storage.write_atomic(root / VERSIONS / ".gitignore", "/*/\n!/.publishing/\n")
         desk = _empty(root / VERSIONS / ".publishing")
-        packed = _empty(artifacts[0].dir.parents[1] / "_publishing")  # beside the artifacts, where links are possible
         try:
             for each in artifacts:
-                _pack(each, packed)
-            dvc(desk, "add", "--to-remote", "--out", name, str(packed))
+                _pack(each, desk / name)
+            # `add --to-remote` would do both, but leaves a second copy of every file in the remote (DVC 3.67)
+            dvc(desk, "add", "--no-relink", name)
+            dvc(desk, "push", f"{name}.dvc")
             made = {a.manifest["stage"]: {"key": a.manifest["key"], "digest": a.digest} for a in artifacts}
             about = json.dumps({"artifacts": made, **lineage(root)}, sort_keys=True)  # JSON is YAML
             storage.write_atomic(target, f"{(desk / f'{name}.dvc').read_text()}meta: {about}\n")
         finally:
-            for folder in (desk, packed):
-                shutil.rmtree(folder)
+            shutil.rmtree(desk)
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def checkout(template: Path, tmp_path: Path) -> Path:
     config = tmp_path / "origin" / ".dvc" / "config"
     config.write_text(f"[core]\n    remote = r\n['remote \"r\"']\n    url = {tmp_path / 'remote'}\n")
     return tmp_path / "origin"
+
+
+def unmade(checkout: Path, name: str) -> Path:
+    """A version whose data are nowhere."""
+    path = checkout / "versions" / f"{name}.dvc"
+    path.parent.mkdir()
+    path.write_text(f"outs:\n- md5: {'0' * 32}.dir\n  hash: md5\n  path: {name}\n")
+    return path
 
 
 @pytest.fixture
@@ -61,30 +70,32 @@ def test_a_fresh_clone_gets_every_version_byte_for_byte(checkout, curated, tmp_p
     tars = sorted(p.name for p in (tmp_path / "clone/versions/v1/curate/0123456789abcdef").glob("*.tar"))
     assert tars == [f"media-{i:05d}.tar" for i in range(len(tars))] and len(tars) > 1
     assert not run(tmp_path / "clone", "git", "status", "--porcelain")
+    stored = [p for p in (tmp_path / "remote").rglob("*") if p.is_file()]
+    assert len(stored) == len({p.read_bytes() for p in stored})  # nothing twice
     assert contents(bring_back("v2", tmp_path / "clone", Store(tmp_path / "other"))) == contents([other])
 
 
 def test_an_interrupted_publication_leaves_the_old_versions_whole(checkout, curated, tmp_path, monkeypatch) -> None:
-    record(curated[1:], "v1", checkout)
-    said = (checkout / "versions" / "v1.dvc").read_bytes()
+    said = unmade(checkout, "v1").read_bytes()
     real = versions.dvc
 
-    def killed(folder: Path, *args: str) -> None:
-        real(folder, *args)
-        raise KeyboardInterrupt
+    def killed(folder: Path, command: str, *args: str) -> None:
+        real(folder, command, *args)
+        if command == "push":
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(versions, "dvc", killed)
     with pytest.raises(KeyboardInterrupt):
         record(curated, "v2", checkout)
     assert sorted(p.name for p in (checkout / "versions").iterdir()) == [".gitignore", "v1.dvc"]
     assert (checkout / "versions" / "v1.dvc").read_bytes() == said
-    for left in (checkout / "versions" / ".publishing", curated[0].dir.parents[1] / "_publishing"):
-        left.mkdir()  # as kill -9 leaves it
-        (left / "v2.dvc").write_text("half")
+    left = checkout / "versions" / ".publishing"
+    left.mkdir()  # as kill -9 leaves it
+    (left / "v2.dvc").write_text("half")
     monkeypatch.setattr(versions, "dvc", real)
     record(curated, "v2", checkout)
     assert contents(bring_back("v2", checkout, Store(tmp_path / "there"))) == contents(curated)
-    assert contents(bring_back("v1", checkout, Store(tmp_path / "one"))) == contents(curated[1:])
+    assert (checkout / "versions" / "v1.dvc").read_bytes() == said
 
 
 def test_through_s3(s3_client, checkout, curated, tmp_path) -> None:
@@ -92,11 +103,12 @@ def test_through_s3(s3_client, checkout, curated, tmp_path) -> None:
     config = checkout / ".dvc" / "config"
     config.write_text("[core]\n    remote = r\n['remote \"r\"']\n    url = s3://dvcremote/data\n")
     record(curated, "v1", checkout)
+    shutil.rmtree(checkout / ".dvc" / "cache")
     assert contents(bring_back("v1", checkout, Store(tmp_path / "there"))) == contents(curated)
 
 
 def test_what_cannot_be_published_or_brought_back(checkout, curated, tmp_path) -> None:
-    record(curated[1:], "v1", checkout)
+    unmade(checkout, "v1")
     with pytest.raises(ArtifactError, match="version v1 is there .*choose another name"):
         record(curated, "v1", checkout)
     with pytest.raises(ArtifactError, match="cannot be called '../x'"):
@@ -106,7 +118,6 @@ def test_what_cannot_be_published_or_brought_back(checkout, curated, tmp_path) -
         record(curated, "v2", checkout)
     with pytest.raises(ArtifactError, match="no version 'v9' .*there are: v1"):
         bring_back("v9", checkout, Store(tmp_path / "there"))
-    (tmp_path / "remote").rename(tmp_path / "moved")
     with pytest.raises(ArtifactError, match="`dvc pull`"):
         bring_back("v1", checkout, Store(tmp_path / "there"))
     (checkout / ".dvc" / "config").write_text("")

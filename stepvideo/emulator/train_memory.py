@@ -68,28 +68,28 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainMemory:
-    """Bytes of one rank, or arrays. All but activations, gradients and backward are there through the whole step."""
+    """Bytes of one rank. All but activations, gradients and backward are there through the whole step."""
 
-    master: Size  # fp32 weights
-    optimizer: Size  # moments
-    ema: Size
-    weights: Size  # gathered, in the dtype of the computation
-    gradients: Size
-    exchange: Size  # FSDP's blocks under way, where that is the worst moment
-    activations: Size  # kept from forward to backward
-    backward: Size  # what the backward adds to them at its worst moment, such as the recomputed ones of a block
-    reserve: Size = RESERVE
-    beside: Size = 0  # other networks: a fixed reference (DPO), a VAE that encodes clips as they come
-    encoding: Size = 0  # what that VAE holds at its worst moment, before the forward
+    master: int  # fp32 weights
+    optimizer: int  # moments
+    ema: int
+    weights: int  # gathered, in the dtype of the computation
+    gradients: int
+    exchange: int  # FSDP's blocks under way, where that is the worst moment
+    activations: int  # kept from forward to backward
+    backward: int  # what the backward adds to them at its worst moment, such as the recomputed ones of a block
+    reserve: int = RESERVE
+    beside: int = 0  # other networks: a fixed reference (DPO), a VAE that encodes clips as they come
+    encoding: int = 0  # what that VAE holds at its worst moment, before the forward
 
     @property
-    def tensors(self) -> Size:
+    def tensors(self) -> int:
         """The worst moment: of encoding, when the backward sets in, or at its end, when the gradients are there."""
         standing = self.master + self.optimizer + self.ema + self.weights + self.exchange + self.beside
-        return standing + np.maximum(np.maximum(self.activations, self.gradients) + self.backward, self.encoding)
+        return standing + max(max(self.activations, self.gradients) + self.backward, self.encoding)
 
     @property
-    def total(self) -> Size:
+    def total(self) -> int:
         return self.tensors + self.reserve
 
 

@@ -50,7 +50,7 @@ class Fit:
     def row(self, device: float) -> dict[str, Any]:
         """JSON-able; bytes."""
         about = {"stage": self.stage, "bucket": self.bucket, "samples": self.samples, "layout": self.layout}
-        total = int(self.memory.total)
+        total = self.memory.total
         return {**about, **asdict(self.memory), "total": total, "fits": total <= device}
 
 

@@ -84,6 +84,7 @@ bench: setup ## The benchmarks: ratios measured in one run, on a quiet machine; 
 	@$(BIN)/python benchmarks/tar_shards.py --check
 	@$(BIN)/python benchmarks/watermark.py --check
 	@$(BIN)/python benchmarks/segmentation.py --check
+	@$(BIN)/python benchmarks/curation.py --check
 
 .PHONY: check
 check: setup ## Formatting, lint, types, layers and the rules of the house

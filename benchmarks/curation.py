@@ -1,10 +1,10 @@
 """What the curation costs by step, in CPU-seconds a clip, and what the pipeline adds to its parts.
 
-    OMP_NUM_THREADS=1 python benchmarks/curation.py [--json] [--check] [--only decode,steps,workers]
+    OMP_NUM_THREADS=1 python benchmarks/curation.py [--json] [--check] [--only decode,steps,workers] [--film NAME]
 
 decode    frames per CPU-second of our reader, which also takes health and damage down, beside bare PyAV's; in turns
-steps     the stages `curate` and `tags` over one 720p film in one process: CPU-seconds a clip by step, and the rest,
-          which is rows, Parquet, hashes and links; networks are loaded once a worker, and counted apart
+steps     the stages `curate` and `tags` over one film in one process: CPU-seconds a clip by step, and the rest, which
+          is rows, Parquet, hashes and links; networks are loaded once a worker, and counted apart
 workers   wall time of `curate` with one worker and with two; needs two cores that nobody else uses
 
 Beside them stand the figures of the study (shared/notes/data.md, 5), where there are some for the same work. They were
@@ -14,6 +14,7 @@ measured on other days: only ratios of one run are held against bars.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ import cv2
 from stepvideo.curation import cut, measure, parts, raw, stage, tagging, tags
 from stepvideo.curation.clip_frames import ClipFrames, Window
 from stepvideo.curation.config import CurateConfig, PartsRuntime, RawConfig, RawRuntime
+from stepvideo.curation.pool import PRELOAD
 from stepvideo.curation.probe import FrameReader
 from stepvideo.curation.segment import CutDetector
 from stepvideo.curation.tagging_config import TaggingConfig
@@ -132,7 +134,9 @@ def here(work: Callable[[list[Any]], list[Any]], todo: list[tuple[int, list[Any]
     return ((i, work(items)) for i, items in todo)
 
 
-def steps() -> dict[str, float]:
+def steps(film: str) -> dict[str, float]:
+    for module in PRELOAD:  # as the server that workers are forked from does
+        importlib.import_module(module)
     clock = Clock()
     named = [
         (FrameReader, "pictures", "decode", clock.steps),
@@ -154,7 +158,7 @@ def steps() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "media").mkdir()
-        shutil.copy(VIDEOS / FILM, folder / "media" / FILM)
+        shutil.copy(VIDEOS / film, folder / "media" / film)
         source = indexed(folder, folder / "media")
         patches = [patch.object(owner, what, how(step, getattr(owner, what))) for owner, what, step, how in named]
         patches += [
@@ -216,11 +220,13 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bar is missed")
     parser.add_argument("--only", default="decode,steps,workers")
+    parser.add_argument("--film", default=FILM, help="one of STEPVIDEO_SHARED/videos (default: %(default)s)")
     args = parser.parse_args()
     if not VIDEOS.is_dir():
         parser.error(f"needs the clips in {VIDEOS}; set STEPVIDEO_SHARED")
     cv2.setNumThreads(1)
-    found = {part: {"decode": decode, "steps": steps, "workers": workers}[part]() for part in args.only.split(",")}
+    measures = {"decode": decode, "steps": partial(steps, args.film), "workers": workers}
+    found = {part: measures[part]() for part in args.only.split(",")}
     told = missed(found)
     if args.json:
         print(json.dumps(found | {"study": STUDY, "missed": told}))

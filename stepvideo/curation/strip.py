@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 HEIGHT, WIDTH = 18, 32  # so small that motion and noise blur away, and a film of two hours takes 300 MB
-LINES = 2 * HEIGHT  # lines of a frame that are looked at; all of them would cost a third of decoding
+LINES = (2 * HEIGHT, HEIGHT, HEIGHT)  # of Y, U and V that are looked at; all of them would cost a third of decoding
 PLANAR = {f"yuv{j}{sampling}p" for j in ("", "j") for sampling in (420, 422, 444)}  # 8-bit, a plane for each colour
 ROWS = 4096  # frames compared at a time
 FAINT = 4.0  # grey levels; smaller differences are compression and noise
@@ -28,7 +28,7 @@ def tiny(frame: Any) -> np.ndarray:
         return _area(frame)
     if frame.format.name not in PLANAR:
         frame = frame.reformat(format="yuv444p", interpolation="FAST_BILINEAR", threads=1)
-    y, u, v = (_area(_lines(plane)) for plane in frame.planes)
+    y, u, v = (_area(_lines(plane, count)) for plane, count in zip(frame.planes, LINES))
     return cv2.cvtColor(cv2.merge([y, v, u]), cv2.COLOR_YCrCb2BGR)
 
 
@@ -38,9 +38,9 @@ def _area(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
 
 
-def _lines(plane: Any) -> np.ndarray:
-    """About `LINES` evenly spread lines of a plane, uint8 [n, w]; no copy."""
-    step = max(1, plane.height // LINES)
+def _lines(plane: Any, count: int) -> np.ndarray:
+    """About `count` evenly spread lines of a plane, uint8 [n, w]; no copy."""
+    step = max(1, plane.height // count)
     lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return lines[step // 2 : plane.height : step, : plane.width]
 

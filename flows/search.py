@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from stepvideo.errors import ConfigError
 from stepvideo.models.config import VAEConfig
 from stepvideo.storage import write_atomic
 from stepvideo.training.config import TrainConfig
-from stepvideo.training.fits import settings
+from stepvideo.training.fits import fits, settings, worst
 from stepvideo.training.stage_jobs import StageJobs, stage_jobs
 
 CONF = ROOT / "conf"
@@ -84,7 +85,7 @@ def run(
     Returns JSON: `stages` {name: plans}, `text`, `trials`, `written`, and `ok`: something fits in every stage.
     """
     step = step or (lambda _, call: call())
-    machine, nodes = target_of(asked), build(cfg)
+    machine, nodes = target_of(asked, cfg), build(cfg)
     latents, vae = settings(nodes)
     chosen = stages_of(nodes, asked.stages)
     results = [step(f"search {n.name}", partial(of_stage, asked, n, latents, vae, machine)) for n in chosen]
@@ -122,10 +123,10 @@ def stages_of(nodes: list[Node], wanted: list[str]) -> list[Node]:
     return [n for n in training if not wanted or any(n.name == w or n.name.startswith(f"{w}.") for w in wanted)]
 
 
-def target_of(asked: Asked) -> Target:
-    """The GPU and its constants."""
+def target_of(asked: Asked, cfg: Mapping[str, Any]) -> Target:
+    """The GPU and its constants; by default the one that the profile is for."""
     if not asked.hardware:
-        return target(asked.gpu, asked.calibration)
+        return target(asked.gpu or cfg["cluster"]["gpu"], asked.calibration)
     constants = read(Path(asked.calibration)) if asked.calibration else Calibration()
     basis = asked.calibration or f"priors, {asked.gpu} of {asked.hardware}"
     return Target(asked.gpu, find(asked.gpu, Path(asked.hardware)), constants, basis)
@@ -216,13 +217,24 @@ def write(asked: Asked, cfg: Mapping[str, Any], results: list[Result]) -> Path:
     before = path.read_bytes() if path.exists() else None
     write_atomic(path, "\n".join(head) + "\n" + OmegaConf.to_yaml(OmegaConf.create({"only": only})))
     try:
-        build(compose([*asked.overrides, f"parallel={asked.write}"], CONF))
+        _check_fits(build(compose([*asked.overrides, f"parallel={asked.write}"], CONF)), results)
     except Exception:
         path.unlink()
         if before is not None:
             write_atomic(path, before)
         raise
     return path
+
+
+def _check_fits(nodes: list[Node], results: list[Result]) -> None:
+    """By the formulas of `stepvideo fits`, which round as the trainer does and know the worst moment of encoding."""
+    needs = {f.stage: f.memory.total for f in worst(fits(nodes))}
+    for r in results:
+        if (over := needs.get(r.stage, 0) - r.jobs.stream.bytes) > 0:
+            raise ConfigError(
+                f"{r.stage}: as the trainer rounds, the plan needs {over / 1e9:.2f} GB more than there are; leave room "
+                f"with --memory-gb={math.floor((r.jobs.stream.bytes - over) / 1e9)}"
+            )
 
 
 def _first(found: Found) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ GB = 1e9
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the cascade, as profile=30b")
     parser.add_argument("--stage", action="append", default=[], metavar="NAME", help="such as t2vi_540 or sft.1 (all)")
-    parser.add_argument("--gpu", default="", metavar="NAME", help="of the catalogue; by default this machine's device")
+    parser.add_argument("--gpu", default="", metavar="NAME", help="of the catalogue (the profile's, or this machine's)")
     parser.add_argument("--hardware", type=Path, metavar="FILE", help="YAML with further GPUs")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs; by default the stage's own nproc")
     parser.add_argument("--memory-gb", type=float, default=0.0, metavar="GB", help="use at most so much of a GPU")

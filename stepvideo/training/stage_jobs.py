@@ -1,7 +1,7 @@
 """A training stage of a cascade as jobs that plans can be searched for; torch-free.
 
 The plan's unit is a sample of the heaviest bucket: a pack has as many of another bucket as Eq. 12 gives it for each of
-those. Buckets have equally many videos, as in `predict`; images that pad packs of videos are left out.
+those. Buckets have equally many videos, as in `predict`. Images that pad packs of videos count as memory, not as time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from stepvideo.emulator.networks import Size, dit_workload
 from stepvideo.emulator.plan import Plan
 from stepvideo.emulator.plan_memory import Storing, worst
 from stepvideo.emulator.space import Job
+from stepvideo.emulator.vae_memory import vae_parameters
 from stepvideo.models.config import VAEConfig
 from stepvideo.training.config import TrainConfig
-from stepvideo.training.fits import TEXT, batch_sizes, latent_shape
+from stepvideo.training.fits import TEXT, batch_sizes, images_beside, latent_shape
 
 CLIP = 77
 
@@ -55,13 +56,16 @@ def stage_jobs(
     )
     sizes = batch_sizes(cfg, latents, vae)
     pack, packs = min(sizes.values()), cfg.balance.packs
+    encoder = 4 * sum(vae_parameters(vae)) if latents.on_the_fly else 0  # bytes of the VAE on every rank
+    beside = images_beside(cfg, sizes)
+    images = {beside[0]: beside[2]} if beside else {}
 
     def job(chosen: dict, unit: int) -> Job:
         stream = [Size(b.frames, b.height, b.width, 1 / k, k / unit) for b, k in chosen.items()]
-        batches = [MicroBatch(k / unit, latent_shape(b, vae), TEXT, clip) for b, k in chosen.items()]
+        batches = [MicroBatch(k / unit, latent_shape(b, vae), TEXT, clip) for b, k in (chosen | images).items()]
 
         def memory(plan: Plan):
-            return worst(cfg.dit, batches, plan, how)
+            return worst(cfg.dit, batches, plan, how) + encoder
 
         work = dit_workload(cfg.dit, stream, TEXT + clip, clip, vae)
         return Job(work, cluster, packs * unit, memory, calibration or Calibration(), budget, packs)

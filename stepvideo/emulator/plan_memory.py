@@ -125,7 +125,7 @@ def in_flight(pipeline: Any, virtual: Any, micro_batches: Any, stage: Any = 0) -
     return np.minimum(chunks, m * v) / v
 
 
-def recomputing(layers: int, share: Any) -> NDArray[np.float64]:
+def recomputing(layers: int, share: Any) -> NDArray[Any]:
     """Blocks of all that recompute; as `stepvideo.parallel` rounds."""
     return np.round(np.asarray(share, dtype=float) * layers)
 

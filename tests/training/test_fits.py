@@ -28,6 +28,11 @@ def profile(name: str) -> dict:
 
 def stages(overrides: list[str]) -> list:
     """Stages of a profile, composed once, with changes of the stages' settings: as quick as it is right here."""
+    return changed(tuple(overrides))
+
+
+@cache
+def changed(overrides: tuple[str, ...]) -> list:
     (name,) = (o.removeprefix("profile=") for o in overrides if o.startswith("profile="))
     cfg = OmegaConf.create(profile(name))
     changes = OmegaConf.from_dotlist([o for o in overrides if not o.startswith("profile=")])

@@ -30,7 +30,7 @@ from stepvideo import __version__, artifact, storage
 from stepvideo.errors import EXIT_PREEMPTED, Preempted, Shared, StageFailed, StepVideoError
 from stepvideo.fingerprint import fingerprint
 from stepvideo.parallel.launch import handle_signals, is_rank, run_ranks
-from stepvideo.sink import JsonlSink, NullSink
+from stepvideo.sink import JsonlSink, NullSink, read_events
 from stepvideo.stage import RunFn, StageContext, StageSpec, kind, resolve
 
 EXIT_BUSY = 3
@@ -116,6 +116,8 @@ def _guarded(spec: StageSpec, directory: Path, rank: int, world_size: int, share
     except Preempted:
         sink.event("preempted")
         return EXIT_PREEMPTED
+    except _Superseded:
+        return EXIT_BUSY
     except Exception as e:
         traceback.print_exc()
         with contextlib.suppress(OSError, ValueError):  # a full disk: stderr has the reason already
@@ -171,6 +173,7 @@ def _run(
     if share:
         raise StageFailed(f"{spec.stage}: a stage of kind {spec.kind} has no parts to share out; set runtime.array=0")
     if rank == 0:
+        _check_newest(directory)
         _finish(spec, directory, metrics, started, ctx.expected)
         sink.event("finished", seconds=time.time() - started, metrics=metrics)
 
@@ -181,6 +184,17 @@ def _input(spec: StageSpec, role: str) -> Path:
     if not path.is_dir():
         raise StageFailed(f"{spec.stage}: its input {role} ({ref.stage}/{ref.key}) is not in {spec.store}")
     return path
+
+
+class _Superseded(Exception):
+    """A later attempt has begun."""
+
+
+def _check_newest(directory: Path) -> None:
+    """A job whose node was cut off may live on after Slurm has started it again elsewhere: then it leaves no result."""
+    starts = [e for e in read_events(directory / "events.jsonl")[0] if e.get("name") == "attempt_started"]
+    if (starts[-1]["pid"], starts[-1]["host"]) != (os.getpid(), socket.gethostname()):
+        raise _Superseded
 
 
 def _finish(

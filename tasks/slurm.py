@@ -29,6 +29,7 @@ from tasks.slurm_script import batch_script
 
 RECORD = "slurm.json"  # in the stage directory, as long as how the submission ended is not known
 SETTLE_S = slurm_queue.SUBMIT_S + 10  # after it, an sbatch that was not heard of will not come any more
+NOT_STARTED = "launch failed requeued held"  # it would wait for ever; a hold by a person has another reason
 AGAIN = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}  # not the job's fault
 CODES = {"preempted": EXIT_PREEMPTED, "failed": FAILED, "finished": FAILED}  # by its last word; finished: no manifest
 
@@ -96,9 +97,14 @@ class _Submitted:
         self._timed_out = False
 
     def poll(self) -> int | None:
+        name = self.record["name"]
         if (self._dir / "manifest.json").exists():
+            slurm_queue.cancel(name, "--state=PENDING")  # requeued although it went on, by a controller that had died
             return self._closed(0)
-        jobs = self._queue.jobs(self.record["name"], self._since)
+        jobs = self._queue.jobs(name, self._since)
+        if jobs and any(j.reason == NOT_STARTED for j in jobs) and not artifact.is_running(self._dir):
+            self.stop(slurm_queue.ANSWER_S)
+            return EXIT_PREEMPTED
         if jobs is None or any(j.active for j in jobs):
             self._watch_time(jobs or [])
             return None

@@ -32,6 +32,9 @@ def run(ctx):
     match ctx.config.do:
         case "write" if ctx.rank == 0:
             (ctx.out / "a").write_text("1")
+        case "linger":  # on a node that was cut off, while the next attempt has begun on another
+            (ctx.out / "a").write_text("1")
+            ctx.sink.event("attempt_started", pid=os.getpid(), host="another node")
         case "nothing":
             pass
         case "raise":
@@ -120,6 +123,12 @@ def test_busy(spec) -> None:
         assert mine and job.main(directory) == 3
         assert process(directory).returncode == 3
     assert job.main(directory) == 0
+
+
+def test_an_attempt_that_was_superseded_leaves_no_result(spec) -> None:
+    directory = spec("linger")
+    assert job.main(directory) == job.EXIT_BUSY
+    assert not (directory / "manifest.json").exists() and not (directory / "error.json").exists()
 
 
 def test_two_ranks(spec) -> None:

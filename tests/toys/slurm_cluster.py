@@ -35,6 +35,11 @@ class Cluster:
     def revive(self, what: str) -> None:
         self._run("revive", what)
 
+    def resume(self) -> None:
+        """Take back what nodes were drained for."""
+        for node in self.ask("sinfo", "-hN", "--states=drain", "--format=%N").split():
+            self.ask("scontrol", "update", f"nodename={node}", "state=resume")
+
     def stop(self) -> None:
         self._run("stop")
 

@@ -12,7 +12,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +184,8 @@ def read_whole(url: str) -> bytes | None:
 
 def _at_once(work: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
     """`work` of every name, a few at a time; after the first failure nothing more is started."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(TRANSFERS) as pool:
         try:
             return list(pool.map(work, names))

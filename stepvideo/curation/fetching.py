@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from stepvideo import s3, storage
+from stepvideo import s3
 from stepvideo.curation.records import Result, Source, media_name, quarantined
 
 FETCHED = "fetched"
@@ -25,7 +27,21 @@ def with_bytes(items: list[Source], root: Path, process: Callable[[Source], Resu
     Raises:
         ArtifactError: the bucket cannot be reached, so that no object is to blame.
     """
-    return [s if isinstance(s, Result) else _settled(s, process(s), root) for s in _here(items, root / FETCHED)]
+    if not any(source.origin for source in items):
+        return [process(source) for source in items]
+    here = _here(items, _own(root / FETCHED))
+    return [s if isinstance(s, Result) else _settled(s, process(s), root) for s in here]
+
+
+def _own(folder: Path) -> Path:
+    """A folder of this process: one of a killed driver may still be at the same object. Dead ones' are removed."""
+    host = socket.gethostname()
+    for other in folder.glob(f"{host}-*"):
+        try:
+            os.kill(int(other.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder / f"{host}-{os.getpid()}"
 
 
 def _here(items: list[Source], folder: Path) -> Iterator[Source | Result]:
@@ -40,16 +56,13 @@ def _here(items: list[Source], folder: Path) -> Iterator[Source | Result]:
 
 
 def _bring(source: Source, folder: Path) -> Source | Result:
-    """The source with its bytes at `path`; what a killed worker has fetched is not fetched again."""
+    """The source with its bytes at `path`."""
     wanted = source.origin
     if wanted is None:
         return source
-    name = hashlib.sha256(f"{wanted.url}\0{wanted.etag}".encode()).hexdigest()[:32]
-    path = folder / (name + source.path.suffix)
-    for half in folder.glob(f".{path.name}.tmp-*"):  # of a killed worker; nobody else fetches this object
-        half.unlink(missing_ok=True)
+    path = folder / (hashlib.sha256(wanted.url.encode()).hexdigest()[:32] + source.path.suffix)
     try:
-        sha256 = storage.sha256_file(path) if path.exists() else s3.fetch(wanted, path)
+        sha256 = s3.fetch(wanted, path)
     except s3.Unavailable as e:
         return quarantined(source, e.reason, e.detail)
     return replace(source, path=path, sha256=sha256)

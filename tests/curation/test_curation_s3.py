@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from known_videos import encode, montage, shot
@@ -79,7 +81,7 @@ def listed(context, where: str | Path, name: str = "raw") -> Path:
 def curated(context, inputs: Path, name: str = "curate", workers: int = 2) -> Path:
     ctx = context(name, CurateConfig(runtime=PartsRuntime(workers=workers)), raw=inputs)
     stage.run(ctx)
-    assert not list((ctx.work / "fetched").glob("*"))
+    assert not [p for p in (ctx.work / "fetched").rglob("*") if p.is_file()]
     return ctx.out
 
 
@@ -138,12 +140,14 @@ def test_kill_9_in_the_middle_of_a_fetch(url, whole, context, s3_server) -> None
     argv = [sys.executable, "-c", GOES_ON, str(inputs), str(killed.out), str(killed.work)]
     driver = subprocess.Popen(argv, cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(killed.work.glob("fetched/.*tmp*")):
+    while not list(killed.work.glob("fetched/*/.*tmp*")):
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     driver.kill()
     driver.wait()
     s3_server.heal()
+    while [p for p in psutil.process_iter() if _session(p) == driver.pid]:
+        time.sleep(0.05)
     shutil.rmtree(killed.out)
     assert content_digest(storage.checksums(curated(context, inputs, "killed"))) == whole
 
@@ -157,3 +161,10 @@ def test_the_digest_of_a_bucket_follows_its_listing(url, s3_client) -> None:
     assert raw.content_digest(url) != before
     with pytest.raises(StepVideoError, match="has no video and no image"):
         raw.content_digest(f"{url}/nowhere")
+
+
+def _session(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return 0

@@ -94,7 +94,7 @@ def test_curate_from_a_bucket_killed_and_repeated(call, folder: Path, tmp_path: 
     kills, store = 0, Store(tmp_path / "remote")
     for wanted in ("in the large one", "at any moment"):
         killed = start("s3://raw/in", store.root)
-        while not (found := list(store.root.glob("curate/*/work/fetched/.*.tmp-*"))) or (
+        while not (found := list(store.root.glob("curate/*/work/fetched/*/.*.tmp-*"))) or (
             wanted == "in the large one" and max(_size(p) for p in found) < LARGE // 8
         ):
             assert killed.poll() is None, killed.communicate()[0]

@@ -147,7 +147,7 @@ def test_a_cascade_over_two_partitions_has_the_digests_of_this_machine(slurm, mi
 
 
 def test_a_killed_driver_is_succeeded_and_nothing_is_submitted_twice(slurm, mini) -> None:  # noqa: F811
-    settings = ("cluster=slurm", POLL, "stages.fit.step_s=0.2", "stages.fit.steps=30")
+    settings = ("cluster=slurm", POLL, "stages.fit.step_s=0.2")
     undisturbed = mini.run(f"store={mini.folder / 'here'}", *settings[2:], "cluster=debug")
     before = len(slurm.queue())
     first = mini.process(*settings)
@@ -229,8 +229,8 @@ def test_a_cancelled_driver_leaves_no_job(slurm, stage, waiting: bool) -> None:
 
 def test_a_killed_controller_comes_back(slurm, stage) -> None:
     """It may know nothing of a young job, or start it again; one that it knows well is not disturbed."""
-    expected = digest(stage("here", steps=60)), digest(stage("here", steps=21))
-    old = Driver(stage("there", steps=60, step_s=0.2)).until(26)
+    expected = digest(stage("here", steps=48)), digest(stage("here", steps=21))
+    old = Driver(stage("there", steps=48, step_s=0.2)).until(26)
     young = Driver(stage("there", steps=21, step_s=0.1)).until(1)
     slurm.kill("controller")
     time.sleep(2)
@@ -290,6 +290,6 @@ def test_what_slurm_refuses_is_said(stage, monkeypatch) -> None:
         with pytest.raises(ConfigError, match=said):
             Driver(spec, **given).outcome()
         assert not (folder(spec) / RECORD).exists()
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match="there is no sbatch; try cluster=local"):
+    with monkeypatch.context() as nowhere, pytest.raises(ConfigError, match="there is no sbatch; try cluster=local"):
+        nowhere.setenv("PATH", "")
         launcher("slurm")

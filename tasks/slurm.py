@@ -72,8 +72,7 @@ class Slurm:
             text = batch_script(spec.stage, spec.config, stage_dir, number, record["name"], self._config, self._code)
             storage.write_atomic(script, text.encode())
             storage.write_json(stage_dir / RECORD, record)
-            for name in ("error.json", "heartbeat.json"):  # of earlier attempts
-                (stage_dir / name).unlink(missing_ok=True)
+            (stage_dir / "error.json").unlink(missing_ok=True)  # of an earlier attempt
             try:
                 record["job_id"] = slurm_queue.submit(str(script))
                 storage.write_json(stage_dir / RECORD, record)
@@ -146,8 +145,9 @@ class _Submitted:
             return 0
         codes = {self._code(j) for j in jobs} or {CODES.get(self._last_word(), EXIT_PREEMPTED)}
         failed = codes - {0, EXIT_PREEMPTED, EXIT_BUSY}
-        for directory in (self._dir, *self._dir.glob("array/*")):
-            (directory / "heartbeat.json").unlink(missing_ok=True)  # Slurm has seen its job end
+        if EXIT_BUSY not in codes and jobs:  # Slurm has seen it end, so its heartbeat is of a node that died
+            for directory in (self._dir, *self._dir.glob("array/*")):
+                (directory / "heartbeat.json").unlink(missing_ok=True)
         return max(failed or codes - {0} or {self._blame(jobs[0], "ended well, but its artifact is not here")})
 
     def _code(self, job: Job) -> int:

@@ -62,8 +62,8 @@ class Queue:
         with self._lock:
             oldest = time.monotonic() - (self._poll_s if max_age_s is None else max_age_s)
             if self._asked < max(since, oldest):
+                self._asked = time.monotonic()  # the answer is older than the moment at which it comes
                 self._jobs = _squeue()
-                self._asked = time.monotonic()
             if self._jobs is None:
                 return None
             return self._jobs.get(name) or _sacct(name)

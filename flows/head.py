@@ -9,6 +9,7 @@ from typing import Any
 from flows.graph import Row
 from stepvideo import storage
 from stepvideo.artifact import content_digest
+from stepvideo.curation.tagging_config import HUB
 
 STAGES = {
     "raw": "raw",
@@ -72,9 +73,11 @@ def raw_folder(folder: str, absent: bool = False) -> dict[str, Any]:
 def _located(places: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Places of weights, absolute where they are there, and digests of what they are, which keys follow.
 
-    A place that is not there stays as it is: the stage says so.
+    A place that is not there stays as it is: the stage says so. One of the hub goes by its name: nothing is fetched to
+    plan.
     """
     found = {name: Path(place).expanduser().absolute() for name, place in places.items() if place}
     digests = {n: content_digest(storage.checksums(p)) for n, p in found.items() if p.is_dir()}
     digests |= {n: storage.sha256_file(p) for n, p in found.items() if p.is_file()}
+    digests |= {n: places[n] for n in found if places[n].startswith(HUB)}
     return {n: str(p) if p.exists() else places[n] for n, p in found.items()}, digests

@@ -46,7 +46,7 @@ def check_captions(made: Path, catalog_dir: Path, docs_dir: Path, last: Path | N
     return gate(_version([*paths, *before], catalog_dir), load, docs_dir, f"the captions in {made}")
 
 
-def check_subsets(made: Path, catalog_dir: Path, docs_dir: Path, last: Path | None = None) -> GateReport:
+def check_subsets(made: Path, catalog_dir: Path, docs_dir: Path) -> GateReport:
     """Validate an artifact of the stage `subsets`; Data Docs go to `docs_dir`.
 
     Raises:

@@ -58,14 +58,14 @@ def look_up(shots: list[Shot], start: int, end: int, least: float) -> tuple[Shot
 
 
 def clean(captions: Mapping[str, Any]) -> Captions:
-    """Captions of the known kinds and languages, without empty ones; a single string counts as a list of one."""
+    """Captions of the known kinds and languages, none empty or twice; a single string counts as a list of one."""
     out: Captions = {}
     for kind in CAPTION_KINDS:
         for lang in LANGUAGES:
             given = (captions.get(kind) or {}).get(lang) or []
             texts = [t.strip() for t in ([given] if isinstance(given, str) else given) if t.strip()]
             if texts:
-                out.setdefault(kind, {})[lang] = texts
+                out.setdefault(kind, {})[lang] = list(dict.fromkeys(texts))
     return out
 
 

@@ -41,6 +41,8 @@ def _own(folder: Path) -> Path:
             os.kill(int(other.name.rpartition("-")[2]), 0)
         except ProcessLookupError:
             shutil.rmtree(other, ignore_errors=True)
+        except PermissionError:  # its number is now that of somebody else's process
+            continue
     return folder / f"{host}-{os.getpid()}"
 
 

@@ -43,7 +43,7 @@ def table(name: str, made_by: type[Backend], backend: str, weights: str, samples
         StepVideoError: the weights are others than planned.
     """
     contents = [_content(path) for path in made_by.needs(weights)]
-    if planned and contents and planned not in contents:
+    if planned and contents and planned not in (*contents, weights):  # weights of the hub were planned by name
         raise StepVideoError(f"weights of {name}: {weights} changed since the run was planned; start the run again")
     code = (made_by.__module__, MEASURE)
     about = [name, backend, made_by.__qualname__, made_by.version, dict(made_by.columns), samples, FORMAT]

@@ -21,6 +21,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {  # side table: names of the backends th
 
 
 OFF = ("aesthetic", "embedding")  # they need weights
+HUB = "hub:"  # before OWNER/NAME: weights of the Hugging Face hub
 
 
 @dataclass

@@ -91,5 +91,6 @@ class Verdicts:
 def _alike(path: Path) -> dict[str, str]:
     rows = read_rows(path) if path.is_file() else []
     return {
-        r["clip_id"]: f"{r['reason']}, here of {r['kept']}" if r["kept"] else f"{r['reason']} of its concept" for r in rows
+        r["clip_id"]: f"{r['reason']}, here of {r['kept']}" if r["kept"] else f"{r['reason']} of its concept"
+        for r in rows
     }

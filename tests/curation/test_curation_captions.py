@@ -24,7 +24,7 @@ def test_sidecars_are_read_from_any_folder_and_cleaned(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     entry = {
         "file": "v/a.mp4",
-        "shots": [{"start": 0, "end": 5, "captions": {"short": {"zh": "一个圆", "en": [" x ", ""]}}}],
+        "shots": [{"start": 0, "end": 5, "captions": {"short": {"zh": "一个圆", "en": [" x ", "", "x"]}}}],
     }
     (folder / "sidecars.jsonl").write_text(json.dumps(entry) + "\n\n" + json.dumps({"file": "v/b.mp4"}) + "\n")
     found = read_sidecars(tmp_path)

@@ -201,6 +201,7 @@ def test_two_who_disagree_leave_it_open_until_a_third_or_an_adjudicator_decides(
     assert export(places, tmp_path / "open", "--open", str(out)) == 0
     assert [r["clip_id"] for r in rows(tmp_path / "open")] == [name(0), name(1)]
     assert decided(ann, bob, least=2) == [(None, "open")] * 3
+    assert decided(bob, least=2) == [(None, "open")] * 2
     assert decided(ann, bob, eve) == [(True, "majority"), (True, "agreed"), (True, "agreed")]
     assert read_labels(out)[1]["corrected"] == {"short_en": "two"}
     assert decided(ann, bob, adjudicator="bob") == [(False, "adjudicated"), (True, "adjudicated"), (True, "agreed")]

@@ -90,6 +90,15 @@ def test_a_cascade_can_start_from_a_folder_of_weights(tiny_models) -> None:
 
 
 @pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")
+def test_weights_of_the_hub_are_another_key_by_their_name() -> None:
+    given = ["stages.tags.backends.embedding=clip", "stages.tags.runtime.weights.embedding='hub:a/b'"]
+    nodes = {n.name: n for n in build(compose(["profile=bare", *given]))}
+    assert nodes["tags"].config["contents"] == {"embedding": "hub:a/b"}
+    assert nodes["captions"].config["clip_content"] == "hub:a/b"
+    assert nodes["captions"].config["runtime"]["clip"] == "hub:a/b"
+
+
+@pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")
 def test_the_shipped_vae_can_be_tuned() -> None:
     nodes = {n.name: n for n in build(compose(["profile=micro", "weights.vae=tune"]))}
     assert nodes["vae"].kind == "shipped" and nodes["vae_tuned"].inputs["init"] == "vae"

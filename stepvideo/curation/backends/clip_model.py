@@ -17,6 +17,7 @@ import numpy as np
 from stepvideo.curation.backends import Absent
 from stepvideo.curation.backends.clip_pixels import Pixels
 from stepvideo.curation.clip_frames import ClipFrames
+from stepvideo.curation.tagging_config import HUB
 from stepvideo.data.caption_kinds import LANGUAGES
 from stepvideo.errors import ArtifactError
 
@@ -137,8 +138,8 @@ def local(weights: str, what: str) -> Path:
     """
     if not weights:
         raise Absent(f"no weights were given; give {what}")
-    if weights.startswith("hub:"):
-        return _from_hub(weights.removeprefix("hub:"))
+    if weights.startswith(HUB):
+        return _from_hub(weights.removeprefix(HUB))
     if not (path := Path(weights).expanduser()).exists():
         raise Absent(f"{path} is missing; give {what}")
     return path

@@ -4,7 +4,8 @@
 2. A correction of a caption stands against the caption as it was. Of different corrections, the one that most gave.
 3. Where that is a tie, and where fewer than `least` people answered, the clip is open.
 4. What an adjudicator says decides alone.
-5. A clip is approved if every question passes, rejected as soon as one fails, else open. SFT sets take approved ones.
+5. Any other clip is approved if every question passes, rejected as soon as one fails, else open. SFT sets take approved
+   ones.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def _label(clip_id: str, votes: Sequence[Vote], adjudicators: set[str], least: i
         if won is not None:
             captions[slot] = won
         open_on += [f"{slot}: {tied}"] if tied else []
-    if len(votes) < least and not last:
-        open_on.append(f"{len(votes)} of {least} annotators")
-    approved = False if False in verdicts.values() else None if open_on else True
+    few = len(votes) < least and not last
+    open_on += [f"{len(votes)} of {least} annotators"] if few else []
+    approved = False if False in verdicts.values() and not few else None if open_on else True
     if approved is None:
         decided = "open"
     elif last:

@@ -28,19 +28,21 @@ end() { # PIDFILE SIGNAL
   alive "$pid" && kill -KILL "$pid" || true
   rm -f "$1"
 }
-processes() { # of jobs on the node $1, or on any
-  { grep -zlxF "SLURM_CONF=$root/slurm.conf" /proc/[0-9]*/environ | xargs -r grep -zlx "SLURMD_NODENAME=${1:-.*}" |
-    cut -d/ -f3; } 2>/dev/null || true
-}
+ours() { { grep -zlxF "SLURM_CONF=$root/slurm.conf" /proc/[0-9]*/environ | cut -d/ -f3; } 2>/dev/null || true; }
 start_node() { "$(daemon slurmd)" -N "$1" -f "$root/slurm.conf" -d "$(daemon slurmstepd)"; }
 kill_jobs() { # on the node $1, or all; their step daemons too: nobody is left to tell the controller
   local p parent
-  for p in $(processes "${1:-}"); do
-    parent=$(sed 's/.*) //' "/proc/$p/stat" 2>/dev/null | cut -d' ' -f2)
-    grep -q '^slurmstepd' "/proc/$parent/cmdline" 2>/dev/null && kill -KILL "$parent" 2>/dev/null || true
-    kill -KILL "$p" 2>/dev/null || true
+  for p in $(ours); do
+    if grep -qzx "SLURMD_NODENAME=${1:-.*}" "/proc/$p/environ" 2>/dev/null; then
+      parent=$(sed 's/.*) //' "/proc/$p/stat" 2>/dev/null | cut -d' ' -f2)
+      is_step "$parent" && kill -KILL "$parent" 2>/dev/null || true
+      kill -KILL "$p" 2>/dev/null || true
+    elif [ -z "${1:-}" ] && is_step "$p"; then
+      kill -KILL "$p" 2>/dev/null || true
+    fi
   done
 }
+is_step() { [ "$(cat "/proc/${1:-0}/comm" 2>/dev/null)" = slurmstepd ]; }
 
 if [ "$action" != start ]; then
   root=$(cd "$root" && pwd)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TABLE = "alignment"
 BATCH = 64  # texts at once
+LENGTH = "embedding_length"
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,24 @@ def read_embeddings(folders: Iterable[Path]) -> Embeddings:
         ArtifactError: the table cannot be read.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     found = [path for folder in folders if (path := Path(folder) / "tables" / "embedding.parquet").is_file()]
     if not found:
         raise Absent("the stage tags made no table embedding; set its backends.embedding")
     try:
-        table = pq.read_table(found[0], columns=["clip_id", "embedding", "embedding_length"])
+        table = pq.read_table(found[0], columns=["clip_id", "embedding", LENGTH])
     except (OSError, pa.ArrowInvalid, KeyError) as e:
         raise ArtifactError(f"{found[0]} is no table of embeddings: {e}") from e
     said = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     if said.get("absent"):
         raise Absent(said["absent"])
-    rows = [r for r in table.to_pylist() if r["embedding"] is not None]
-    return Embeddings(
-        said.get("backend", ""),
-        {r["clip_id"]: np.asarray(r["embedding"], np.float32) for r in rows},
-        {r["clip_id"]: r["embedding_length"] for r in rows},
-    )
+    table = table.filter(pc.is_valid(table["embedding"]))  # type: ignore[attr-defined]
+    ids = table["clip_id"].to_pylist()
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
+    vectors = np.concatenate(parts, dtype=np.float32).reshape(len(ids), -1) if ids else ()
+    return Embeddings(said.get("backend", ""), dict(zip(ids, vectors)), dict(zip(ids, table[LENGTH].to_pylist())))
 
 
 def text_towers(backend: str, weights: str) -> Towers:

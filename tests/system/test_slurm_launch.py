@@ -237,7 +237,7 @@ def test_a_killed_controller_comes_back(slurm, stage) -> None:
     assert old.is_alive() and young.is_alive()
     slurm.revive("controller")
     first, second = old.outcome(), young.outcome()
-    slurm.resume()  # a node that Slurm drained: it was told to start a job that it had already
+    slurm.resume()  # a node that could not start a job a second time is out of service
     assert (first.artifact.digest, second.artifact.digest) == expected
     assert (
         first.attempts == 1 and old.starts() == 1 and second.attempts == young.starts() and steps_twice(young.dir) <= 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,9 @@ class ClipFrames:
                 kept.append(np.ascontiguousarray(frame))
         return cls(clip_id, kept, positions, np.stack(small), fps)
 
-    @cached_property
-    def flows(self) -> list[np.ndarray]:
-        """Farneback flow between all neighbouring grey frames, P times float32 [h, w, 2]: (x, y) in their pixels."""
-        return [farneback(a, b) for a, b in zip(self.grey[:-1], self.grey[1:])]
+    def flows(self) -> Iterator[np.ndarray]:
+        """Farneback flow between all neighbouring grey frames, P times float32 [h, w, 2]: (x, y) in their pixels.
+
+        One at a time: those of ten minutes would take 4 GB.
+        """
+        return (farneback(a, b) for a, b in zip(self.grey[:-1], self.grey[1:]))

@@ -330,7 +330,7 @@ def test_frames_are_sampled_evenly_and_small_ones_keep_their_size():
     seen = ClipFrames.of("x", 40, iter(frames), 24.0)
     assert seen.positions == [2, 7, 12, 17, 22, 27, 32, 37] and [int(f[0, 0, 0]) for f in seen.frames] == seen.positions
     assert seen.grey.shape == (40, 128, 228) and [int(g[5, 5]) for g in seen.grey] == list(range(40))
-    assert len(seen.flows) == 39 and seen.flows[0].shape == (128, 228, 2)
+    assert [flow.shape for flow in seen.flows()] == [(128, 228, 2)] * 39
     assert ClipFrames.of("y", 1, iter(frames[:1, :48, :64]), 0.0).grey.shape == (1, 48, 64)
 
 

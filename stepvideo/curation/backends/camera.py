@@ -44,7 +44,7 @@ class CameraMotion(Weightless):
         if len(clip.grey) < 2 or not clip.fps:
             return dict.fromkeys(self.columns)
         height, width = clip.grey.shape[1:]
-        fits = np.stack([similarity(f, texture(g)) for f, g in zip(clip.flows, clip.grey)]) * clip.fps
+        fits = np.stack([similarity(f, texture(g)) for f, g in zip(clip.flows(), clip.grey)]) * clip.fps
         right, down, zoom, roll = fits.mean(axis=0)
         radius = np.hypot(height, width) / 4  # of a point half-way to a corner
         in_heights = np.array([1, 1, radius, radius]) / height

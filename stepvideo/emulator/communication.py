@@ -66,22 +66,26 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """The groups of a plan."""
+    """The groups of a plan. copies: context and data ranks, which all have the same weights."""
 
     tensor: Group
     context: Group
-    data: Group
+    copies: Group
     pipeline: Group
 
 
 def groups(cluster: Cluster, plan: Plan, calibration: Calibration) -> Groups:
-    found, before = {}, np.asarray(1)
-    for name in ("tensor", "context", "data", "pipeline"):
-        ranks = getattr(plan, name)
-        room = np.maximum(cluster.gpu.gpus_per_node // before, 1)
-        found[name] = Group(cluster, calibration, ranks, np.gcd(ranks, room))
-        before = before * ranks
-    return Groups(**found)
+    node = np.minimum(cluster.gpu.gpus_per_node, plan.gpus)  # a job of few GPUs has no other node
+
+    def group(ranks: Array, before: Array) -> Group:
+        return Group(cluster, calibration, ranks, np.gcd(ranks, np.maximum(node // before, 1)))
+
+    return Groups(
+        tensor=group(plan.tensor, 1),
+        context=group(plan.context, plan.tensor),
+        copies=group(plan.copies, plan.tensor),
+        pipeline=group(plan.pipeline, plan.tensor * plan.copies),
+    )
 
 
 def tensor_exchange(layer: Layer, samples: Array, plan: Plan, g: Groups) -> tuple[Array, Array]:
@@ -94,8 +98,11 @@ def tensor_exchange(layer: Layer, samples: Array, plan: Plan, g: Groups) -> tupl
     return 2 * layer.exchanges * once, (2 * layer.exchanges + again) * once
 
 
-def context_exchange(work: Workload, layer: Layer, samples: Array, plan: Plan, g: Groups, attention_s: Array) -> Array:
-    """Seconds forward: Ulysses exchanges q, k, v and outputs; a ring passes k and v on behind the attention itself.
+def context_exchange(
+    work: Workload, layer: Layer, samples: Array, plan: Plan, g: Groups, attention_s: Array
+) -> tuple[Array, Array]:
+    """Seconds forward and backward: Ulysses exchanges q, k, v and outputs, and their gradients; a ring passes k and v
+    on behind the attention itself, backward beside their gradients, behind an attention that takes twice as long.
 
     Prompts are short: every rank has their keys and values, and nothing is exchanged (report §6.2.2).
     """
@@ -111,7 +118,7 @@ def context_exchange(work: Workload, layer: Layer, samples: Array, plan: Plan, g
         else:
             hops = np.maximum(plan.context - 1, 0)
             seconds = seconds + hops * np.maximum(g.context.send(2 * kv) - attention_s / plan.context, 0.0)
-    return seconds
+    return seconds, seconds * (2 if plan.context_kind == "ring" else 1)
 
 
 def hand_over(work: Workload, tokens: float, samples: Array, plan: Plan, g: Groups) -> Array:
@@ -124,12 +131,12 @@ def hand_over(work: Workload, tokens: float, samples: Array, plan: Plan, g: Grou
 def data_exchange(work: Workload, plan: Plan, g: Groups) -> Array:
     """Seconds a step to add up gradients and to gather weights, behind computation but for what is exposed.
 
-    ZeRO 0 to 2 move gradients and weights (or gradients twice) once a step; 3 gathers weights in every forward and
-    backward and reduces gradients in every micro-batch (arXiv:1910.02054 §7).
+    ZeRO 0 and 1 move gradients and weights (or gradients twice) once a step; 2 reduces gradients in every micro-batch,
+    3 also gathers weights in every forward and backward (arXiv:1910.02054 §7). Context ranks take part: each has the
+    gradients of its own tokens.
     """
     held = work.network.parameters / plan.tensor / plan.pipeline
-    gradients = g.data.gather(held * work.gradient)
-    weights = g.data.gather(held * work.element)
-    step = gradients + np.where(plan.zero == 0, gradients, weights)
-    every = plan.micro_batches * (2 * weights + gradients)
-    return np.where(plan.zero == 3, every, step) * (1 - g.data.calibration.data_overlap)
+    gradients, weights = g.copies.gather(held * work.gradient), g.copies.gather(held * work.element)
+    reduced = gradients * np.where(plan.zero >= 2, plan.micro_batches, 1)
+    gathered = np.where(plan.zero == 0, gradients, weights * np.where(plan.zero == 3, 2 * plan.micro_batches, 1))
+    return (reduced + gathered) * (1 - g.copies.calibration.data_overlap)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stepvideo.emulator.calibration import Calibration
 from stepvideo.emulator.hardware import GPU, find
 from stepvideo.emulator.networks import Decoder, decoder_workload
-from stepvideo.emulator.plan import NUMBERS, Plan
+from stepvideo.emulator.plan import NUMBERS, Plan, problems
 from stepvideo.emulator.workload import Workload
 from stepvideo.errors import ConfigError
 
@@ -190,11 +190,15 @@ def read(path: Path) -> File:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"measurements {path}: {e}") from e
-    lines = csv.reader(io.StringIO(text))
-    header = [name.strip() for name in next(lines, [])]
+    reader = csv.reader(io.StringIO(text))
+    try:
+        lines = [(values, reader.line_num) for values in reader]
+    except csv.Error as e:
+        raise ConfigError(f"measurements {path}, line {reader.line_num}: {e}") from e
+    header = [name.strip() for name in lines[0][0]] if lines else []
     form = _form(path, header)
     models: dict[str, tuple[Callable[[], Workload], list[tuple[dict[str, float], float, int]]]] = {}
-    for row, line in _rows(path, form, header, lines):
+    for row, line in _rows(path, form, header, lines[1:]):
         try:
             name, work = form.model(row)
             plan = form.plan(row)
@@ -203,7 +207,7 @@ def read(path: Path) -> File:
         models.setdefault(name, (work, []))[1].append((plan, row[form.milliseconds] / 1e3, line))
     if not models:
         raise ConfigError(f"measurements {path}: no rows below the header")
-    runs = tuple(_runs(path, name, work, rows) for name, (work, rows) in models.items())
+    runs = tuple(_runs(path, form, name, work, rows) for name, (work, rows) in models.items())
     gpu = form.gpu()
     if form.may_recompute and any(_activations_overflow(r, gpu) for r in runs):
         runs = tuple(r.recomputing(1.0) for r in runs)
@@ -225,14 +229,20 @@ def _activations_overflow(runs: Runs, gpu: GPU) -> bool:
     return bool(np.any(alive * token * n.layers / p.pipeline + held > gpu.memory))
 
 
-def _runs(path: Path, name: str, work: Callable[[], Workload], rows: list) -> Runs:
+def _runs(path: Path, form: Form, name: str, work: Callable[[], Workload], rows: list) -> Runs:
     line = rows[0][2]
     try:
         found = work()
     except ConfigError as e:
         raise ConfigError(f"measurements {path}, line {line}: {e}") from e
     numbers: Any = {field: np.array([p[field] for p, _, _ in rows]) for field in rows[0][0]}
-    return Runs(name, found, Plan(**numbers), np.array([s for _, s, _ in rows]), np.array([n for _, _, n in rows]))
+    plan = Plan(**numbers)
+    for reason, mask in problems(plan, found).items():
+        if np.any(mask):
+            line = rows[int(np.argmax(np.broadcast_to(mask, len(rows))))][2]
+            column = next(c for c in form.columns if c.removesuffix("_parallel") in reason.split()[:2])
+            raise ConfigError(f"measurements {path}, line {line}, column {column}: {reason}")
+    return Runs(name, found, plan, np.array([s for _, s, _ in rows]), np.array([n for _, _, n in rows]))
 
 
 def _form(path: Path, header: list[str]) -> Form:
@@ -252,9 +262,10 @@ def _form(path: Path, header: list[str]) -> Form:
     return form
 
 
-def _rows(path: Path, form: Form, header: list[str], lines: Any) -> Iterator[tuple[dict[str, Any], int]]:
-    for values in lines:
-        line = lines.line_num
+def _rows(
+    path: Path, form: Form, header: list[str], lines: list[tuple[list[str], int]]
+) -> Iterator[tuple[dict[str, Any], int]]:
+    for values, line in lines:
         if not any(v.strip() for v in values):
             continue
         if len(values) != len(header):
@@ -268,12 +279,16 @@ def _rows(path: Path, form: Form, header: list[str], lines: Any) -> Iterator[tup
 def _value(path: Path, form: Form, column: str, text: str, line: int) -> Any:
     if column in form.words or column in form.optional:
         return text
-    wanted, cast = ("seconds", float) if column == form.milliseconds else ("count", int)
+    time = column == form.milliseconds
     try:
-        value = cast(text)
+        value = float(text) if time else int(text)
     except ValueError:
         value = -1
-    if not 0 < value < float("inf"):
-        what = "a time in milliseconds" if wanted == "seconds" else "a whole number"
-        raise ConfigError(f"measurements {path}, line {line}, column {column}: {text!r} is not {what} above 0")
+    low, high = (1e-6, 1e12) if time else (1, 1e9)
+    if not low <= value <= high:
+        what = "a time in milliseconds" if time else "a whole number"
+        raise ConfigError(
+            f"measurements {path}, line {line}, column {column}: {text[:40]!r} is not {what} above 0 "
+            f"({low:g} to {high:g})"
+        )
     return value

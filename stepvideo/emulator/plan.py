@@ -26,7 +26,7 @@ class Plan:
     context: ranks that divide the tokens of a sample (CP), by heads in attention ("ulysses") or by tokens ("ring").
     pipeline, virtual: stages that divide the layers (PP), and the chunks of layers each of them has (VPP).
     data: ranks that divide the batch (DP).
-    zero: what the data ranks divide besides (ZeRO): 0 nothing, 1 optimizer state, 2 gradients, 3 weights.
+    zero: what data and context ranks divide besides (ZeRO): 0 nothing, 1 optimizer state, 2 gradients, 3 weights.
     micro_batch: samples a data rank computes at once; micro_batches: how many times it does in a step.
     recompute: share of the layers whose activations are recomputed in backward, 0 to 1.
     sequence_parallel: tensor ranks divide the tokens between the matrices of a layer.
@@ -56,6 +56,11 @@ class Plan:
     def network(self) -> NDArray[Any]:
         """Ranks that share one copy of the network."""
         return self.tensor * self.context * self.pipeline
+
+    @property
+    def copies(self) -> NDArray[Any]:
+        """Ranks that have the same weights, or parts of them: gradients are added up over these, and ZeRO divides."""
+        return self.context * self.data
 
     @property
     def gpus(self) -> NDArray[Any]:

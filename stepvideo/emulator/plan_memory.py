@@ -85,7 +85,7 @@ def plan_memory(
     stage = np.where(np.asarray(stage) < 0, pp + stage, stage)
     first, last = stage == 0, stage == pp - 1
     layers = cfg.num_layers / pp
-    shards = np.where(plan.zero > 0, plan.data * np.where(plan.context_kind == "ulysses", plan.context, 1), 1)
+    shards = np.where(plan.zero > 0, plan.copies, 1)
     found = standing(p, layers, plan.tensor, shards, plan.zero, plan.micro_batches, how.e, how.muon, how.ema)
     outside = {"master": 4 / shards, "optimizer": 8 / shards, "weights": how.e, "gradients": 4 / shards}
     for name, size in outside.items():  # embedders and the output layer: no inner stage has them

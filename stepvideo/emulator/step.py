@@ -66,7 +66,7 @@ def step(work: Workload, cluster: Cluster, plan: Plan, calibration: Calibration)
         for name, seconds in _bucket(work, bucket, plan, g, machine).items():
             parts[name] = parts[name] + share * seconds
     parts["data"] = comm.data_exchange(work, plan, g)
-    shards = np.where(plan.zero > 0, plan.data, 1)
+    shards = np.where(plan.zero > 0, plan.copies, 1)
     parts["optimizer"] = machine.moved(OPTIMIZER_BYTES * work.network.parameters / plan.tensor / plan.pipeline / shards)
     if cluster.straggler > 1:
         parts["straggler"] = (cluster.straggler - 1) * sum(parts.values())
@@ -84,8 +84,8 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
     tensor = comm.tensor_exchange(bucket.layer, samples, plan, g)
     context = comm.context_exchange(work, bucket.layer, samples, plan, g, forward.attention)
     stall = [_stall(p) for p in (forward, backward)]
-    one_f = layers * (_busy(forward) + tensor[0] + context + stall[0])
-    one_b = layers * (_busy(backward) + tensor[1] + context + stall[1])
+    one_f = layers * (_busy(forward) + tensor[0] + context[0] + stall[0])
+    one_b = layers * (_busy(backward) + tensor[1] + context[1] + stall[1])
     again = plan.recompute * (one_f - (layers * forward.attention if plan.keep_attention else 0.0))
     p2p = comm.hand_over(work, bucket.tokens, samples, plan, g)
     whole = pipeline_time(one_f, one_b + again, plan.pipeline, plan.virtual, m, p2p)
@@ -97,7 +97,7 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
         "memory": layers * (forward.memory + backward.memory) + sum(p.memory for p in ends),
         "launch": layers * sum(stall) + sum(_stall(p) for p in ends),
         "tensor": layers * sum(tensor) + sum(comm.tensor_exchange(bucket.ends, samples, plan, g)),
-        "context": 2 * layers * context,
+        "context": layers * sum(context),
         "recompute": again,
     }
     parts = {name: m * seconds for name, seconds in parts.items()}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP = "predicted step times beside measured ones (CSV): whole models held out, or calibrated on another file"
 
-VARIANTS = 24
+VARIANTS = 25
 """Structures of the cost model that were tried on the three files of measurements before this one was kept: holding
 models out does not correct for that choice (docs/decisions/012-step-emulator.md lists them)."""
 

@@ -104,6 +104,14 @@ def test_a_file_of_one_model_needs_another_to_be_calibrated_on(tmp_path):
         (GPT + ROW.replace("4,16,4", "8,16,4"), "line 2, column gpus: 8 is not tensor · data · pipeline = 4"),
         (GPT + ROW.replace("4,16,4", "4,17,4"), "line 2, column global_batch: 17 is no multiple"),
         (GPT + ROW.replace("1024,16,24", "1024,15,24"), "line 2: heads=15 must divide hidden=1024"),
+        (
+            GPT + ROW.replace("1024,16,24", "1000,25,24").replace("1,2,2,", "2,2,1,"),
+            "line 2, column tensor_parallel: tens",
+        ),
+        (GPT + ROW.replace("1024,16,24", "1024,16,1"), "line 2, column pipeline_parallel: more pipeline chunks than"),
+        (GPT + ROW.replace("1024,16,24", f"1024,16,{'9' * 30}"), "line 2, column layers: '9+' is not a whole number"),
+        (GPT + ROW.replace("250.5", "1e-308"), "line 2, column iteration_time_ms: '1e-308' is not a time"),
+        (GPT + ROW.replace("250.5", "2" * 200_000), "line 2: field larger than"),
         (LLAMA + "a,13b,12,1,1,1,1,4,4096,100\n", "line 2, column width_of: '13b' is not one of 8b, 70b, 405b"),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepvideo.emulator.calibration import Calibration
+from stepvideo.emulator.communication import context_exchange, groups
 from stepvideo.emulator.hardware import Cluster, find
 from stepvideo.emulator.networks import Size, dit_workload
 from stepvideo.emulator.plan import Plan, grid
@@ -109,6 +110,36 @@ def test_context_ranks_exchange_nothing_for_the_prompt():
         assert step(work, CLUSTER, Plan(context=4, context_kind=kind), Calibration()).context == 0
 
 
+def test_context_ranks_add_up_gradients_and_divide_the_optimizer_as_data_ranks_do():
+    data, context = (step(WORK, CLUSTER, Plan(tensor=4, **{kind: 2}), Calibration()) for kind in ("data", "context"))
+    assert 0 < float(data.data) == pytest.approx(float(context.data))
+    assert float(context.optimizer) == pytest.approx(float(data.optimizer))
+    copies = [step(WORK, CLUSTER, Plan(tensor=4, context=2, zero=z), Calibration()) for z in (0, 1)]
+    assert float(copies[0].optimizer) == pytest.approx(2 * float(copies[1].optimizer))
+
+
+def test_a_job_of_few_gpus_stays_inside_one_node_whatever_divides_them():
+    by_ranks = {n: step(WORK, Cluster(CLUSTER.gpu, n), Plan(data=n), Calibration()) for n in (4, 5, 6, 7)}
+    assert float(by_ranks[7].data) < 1.3 * float(by_ranks[4].data)
+
+
+def test_a_ring_passes_gradients_on_as_well_in_backward():
+    short = dit_workload(DiTConfig(), [Size(1, 256, 256)])
+    g = groups(CLUSTER, plan := Plan(tensor=8, context=2, context_kind="ring"), Calibration())
+    forward, backward = context_exchange(short, short.buckets[0].layer, 1, plan, g, attention_s=0.0)
+    assert 0 < 2 * float(forward) == pytest.approx(float(backward))
+
+
+def test_gradients_are_reduced_in_every_micro_batch_from_zero_2_on():
+    once, thrice = (
+        [float(step(WORK, CLUSTER, Plan(data=8, zero=z, micro_batches=m), Calibration()).data) for z in range(4)]
+        for m in (1, 3)
+    )
+    assert thrice[:2] == pytest.approx(once[:2])
+    assert once[1] < thrice[2] < thrice[3]
+    assert thrice[3] == pytest.approx(3 * once[3])
+
+
 def test_a_ring_hides_behind_long_attention_and_ulysses_does_not():
     ring, ulysses = (
         step(WORK, CLUSTER, Plan(tensor=8, context=2, context_kind=kind), Calibration()) for kind in ("ring", "ulysses")
@@ -121,7 +152,7 @@ def test_a_ring_hides_behind_long_attention_and_ulysses_does_not():
 def test_zero_divides_the_optimizer_and_zero_3_gathers_more():
     parts = [step(WORK, CLUSTER, replace(REPORT, zero=z), Calibration()) for z in range(4)]
     assert float(parts[0].optimizer) == pytest.approx(32 * float(parts[1].optimizer))
-    assert float(parts[3].data) > float(parts[2].data) == float(parts[1].data) < float(parts[0].data)
+    assert float(parts[3].data) > float(parts[2].data) > float(parts[1].data) < float(parts[0].data)
 
 
 def test_small_layers_wait_for_the_host():

@@ -8,6 +8,7 @@ ended is taken from the artifact first, then from Slurm, then from what the job 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo import artifact, storage
-from stepvideo.errors import EXIT_PREEMPTED, ConfigError
+from stepvideo.errors import EXIT_PREEMPTED, ArtifactError, ConfigError
 from stepvideo.job import EXIT_BUSY
 from stepvideo.sink import read_events
 from stepvideo.stage import StageSpec
@@ -29,6 +30,7 @@ from tasks.slurm_script import batch_script
 
 RECORD = "slurm.json"  # in the stage directory, as long as how the submission ended is not known
 SETTLE_S = slurm_queue.SUBMIT_S + 10  # after it, an sbatch that was not heard of will not come any more
+LAG_S = 60.0  # a shared file system may show so late what a node has written
 NOT_STARTED = "launch failed requeued held"  # it would wait for ever; a hold by a person has another reason
 AGAIN = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}  # not the job's fault
 CODES = {"preempted": EXIT_PREEMPTED, "failed": FAILED, "finished": FAILED}  # by its last word; finished: no manifest
@@ -48,11 +50,15 @@ class Slurm:
         self._queue = Queue(config.poll_s)
 
     def attach(self, stage_dir: Path, ids: dict[str, Any]) -> Handle | None:
-        if (stage_dir / RECORD).exists():
+        with contextlib.suppress(FileNotFoundError):
             handle = _Submitted(stage_dir, self._queue)
             if not handle.record["cancelled"]:
                 return handle
-            handle.stop(slurm_queue.ANSWER_S)  # its driver may not have got that far
+            handle.stop(slurm_queue.ANSWER_S)  # its driver did not get that far
+            if (stage_dir / RECORD).exists():
+                raise ArtifactError(
+                    f"Slurm does not cancel {handle.record['name']}, whose driver was stopped; try later"
+                )
         return Attached(stage_dir, ids) if artifact.is_running(stage_dir) else None
 
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle:
@@ -78,8 +84,11 @@ class Slurm:
                 storage.write_json(stage_dir / RECORD, record)
             except Unheard:
                 pass
-            except BaseException:
+            except ConfigError:
                 (stage_dir / RECORD).unlink()
+                raise
+            except BaseException:  # Ctrl-C: it may be on its way
+                _Submitted(stage_dir, self._queue).stop(slurm_queue.ANSWER_S)
                 raise
             return _Submitted(stage_dir, self._queue)
 
@@ -89,11 +98,12 @@ class _Submitted:
 
     def __init__(self, stage_dir: Path, queue: Queue) -> None:
         self._dir, self._queue = stage_dir, queue
-        self.record: dict[str, Any] = storage.read_json(stage_dir / RECORD)
+        self.record: dict[str, Any] = json.loads((stage_dir / RECORD).read_text())
         self.ids: dict[str, Any] = {"job_name": self.record["name"], "job_id": self.record["job_id"]}
         self._since = time.monotonic()
         self._running_since: float | None = None
         self._timed_out = False
+        self._ended: float | None = None
 
     def poll(self) -> int | None:
         name = self.record["name"]
@@ -108,6 +118,9 @@ class _Submitted:
             self._watch_time(jobs or [])
             return None
         if not jobs and (self._may_come() or artifact.is_running(self._dir)):
+            return None
+        self._ended = self._ended or time.monotonic()
+        if jobs and all(j.state == "COMPLETED" for j in jobs) and time.monotonic() < self._ended + LAG_S:
             return None
         return self._closed(TIMED_OUT if self._timed_out else self._verdict(jobs))
 

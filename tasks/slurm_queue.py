@@ -6,7 +6,8 @@ gives its id to the next one.
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import subprocess
 import threading
 import time
@@ -66,12 +67,14 @@ class Queue:
                 self._jobs = _squeue()
             if self._jobs is None:
                 return None
-            return self._jobs.get(name) or _sacct(name)
+            if name not in self._jobs:
+                self._jobs[name] = _sacct(name)
+            return self._jobs[name]
 
 
 def _squeue() -> dict[str, list[Job]] | None:
     columns = ",".join(f"{name}:{width}" for name, width in COLUMNS.items())
-    said = _ask("squeue", "--noheader", "--states=all", "--array", f"--user={getpass.getuser()}", f"--Format={columns}")
+    said = _ask("squeue", "--noheader", "--states=all", "--array", f"--user={_user()}", f"--Format={columns}")
     if said is None:
         return None
     found: dict[str, list[Job]] = {}
@@ -99,6 +102,10 @@ def _sacct(name: str) -> list[Job]:
     said = _ask("sacct", "-XnP", f"--name={name}", "--starttime=now-30days", f"--format={columns}")
     rows = [line.split("|") for line in (said or "").splitlines()]
     return [Job(i, state.partition(" ")[0], _exit(code), reason, nodes) for i, state, code, reason, nodes in rows]
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name  # not $USER
 
 
 def _ask(*command: str) -> str | None:
@@ -129,4 +136,4 @@ def submit(script: str) -> str:
 
 def cancel(name: str, *options: str) -> None:
     """scancel by name; nothing if Slurm does not answer."""
-    _ask("scancel", "--quiet", f"--user={getpass.getuser()}", f"--name={name}", *options)
+    _ask("scancel", "--quiet", f"--user={_user()}", f"--name={name}", *options)

@@ -177,19 +177,27 @@ def test_an_id_that_slurm_gave_to_another_job_is_not_believed(slurm, stage) -> N
     """A controller that is killed at once after it took a job forgets it, and its id with it."""
     other = slurm.ask("sbatch", "--parsable", "--wait", "--output=/dev/null", "--wrap=true").strip()
     spec = stage("there")
-    record = {
-        "name": "forgotten",
-        "time": time.time(),
-        "offset": 0,
-        "timeout_s": 0,
-        "job_id": other,
-        "cancelled": False,
-    }
-    write_json(folder(spec) / RECORD, record)
+    write_json(folder(spec) / RECORD, submission("forgotten", other))
     expected, driver = digest(stage("here")), Driver(spec)
     outcome = driver.outcome()
     assert outcome.artifact.digest == expected and driver.starts() == 1
     assert Ledger(driver.dir).attempts[-1]["job_id"] != other
+
+
+def submission(name: str, job_id: str, cancelled: bool = False) -> dict[str, Any]:
+    """What a driver that died has left."""
+    return {
+        **{"name": name, "job_id": job_id, "cancelled": cancelled},
+        **{"time": time.time(), "offset": 0, "timeout_s": 0},
+    }
+
+
+def test_what_a_dead_driver_had_to_cancel_the_next_one_cancels(slurm, stage) -> None:
+    options = ["--parsable", "--job-name=unwanted", "--begin=now+1hour", "--output=/dev/null", "--wrap=true"]
+    spec = stage("there")
+    write_json(folder(spec) / RECORD, submission("unwanted", slurm.ask("sbatch", *options).strip(), cancelled=True))
+    assert Driver(spec).outcome().attempts == 1
+    assert "unwanted|CANCELLED" in slurm.queue("%j|%T")
 
 
 def test_an_admins_scancel_is_respected(slurm, stage) -> None:

@@ -36,7 +36,7 @@ def call(args: argparse.Namespace) -> int:
     played = events.simulate(forward, backward, p, v, m, args.p2p, args.hidden)
     seconds, passes = events.total(played), 2 * v * m * p
     busy = sum(e.end - e.start for e in played)
-    found = {"seconds": seconds, "waiting": 1 - busy / (p * seconds), "passes": passes}
+    found = {"seconds": seconds, "waiting": 1 - busy / (p * seconds) if seconds else 0.0, "passes": passes}
     if isinstance(forward, float) and isinstance(backward, float) and not args.hidden:
         found["closed_form_seconds"] = float(pipeline_time(forward, backward, p, v, m, args.p2p))
     title = f"{'interleaved ' * (v > 1)}1F1B, {p} stages of {v} chunks, {m} micro-batches: {seconds:.4g} s"

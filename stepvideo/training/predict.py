@@ -85,6 +85,7 @@ def plan_of(par: TrainParallelConfig, ranks: int, layers: int, micro_batches: in
         micro_batches=micro_batches,
         recompute=checkpointed(par, layers) / layers,
         sequence_parallel=par.sequence,
+        keep_attention=par.checkpointing == "attention",
     )
 
 

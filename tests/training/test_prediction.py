@@ -94,6 +94,7 @@ def test_steps_scale_as_they_must():
 
     assert 1.8 < of(2) / of(1) <= 2.0
     assert 1.2 < of(1, checkpointing="full") / of(1) < 1.4
+    assert of(1) < of(1, checkpointing="attention") < of(1, checkpointing="full")
     assert of(1, 8 * 375) > of(1)  # gradients are exchanged
     with pytest.raises(ConfigError, match="H800, H100"):
         machine.target(gpu="H801")

@@ -35,6 +35,7 @@ from stepvideo.training import recipe_command as recipe
 from stepvideo.training import select_command as select
 from stepvideo.training import split_command as splitting
 from stepvideo.training import step_command as steps
+from stepvideo.training import tracked_command as tracked
 
 OVERRIDES = 'settings, for example: profile=smoke stages.sft.steps=50 cluster=debug raw=DIR (see conf/ and "plan")'
 
@@ -176,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         emulate.Command("step", steps.HELP, steps.add_arguments, _step),
         emulate.Command("split", splitting.HELP, splitting.add_arguments, _split),
         emulate.Command("search", searching.HELP, searching.add_arguments, _search),
+        emulate.Command("validate", tracked.HELP, tracked.add_arguments, tracked.call),
     )
     emulate.add_arguments(commands.add_parser("emulate", help=emulate.HELP, description=emulate.HELP), above)
     return parser

@@ -14,8 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -27,7 +26,6 @@ from stepvideo.emulator import calibration
 from stepvideo.emulator.calibration import Calibration
 from stepvideo.emulator.compute import BACKWARD, Machine
 from stepvideo.emulator.hardware import GPU, catalogue
-from stepvideo.emulator.machine import CONSTANTS, HARDWARE
 from stepvideo.emulator.networks import dit_bucket
 from stepvideo.errors import ConfigError
 from stepvideo.models.attention import attention
@@ -37,7 +35,6 @@ from stepvideo.models.gelu import gelu_tanh
 from stepvideo.models.modulation import gated_sum, norm_modulate
 from stepvideo.models.qk_norm import qk_norm
 from stepvideo.models.rope import rope_tables
-from stepvideo.storage import write_atomic
 
 GEMMS = {
     "cuda": ((8192, 6144, 6144), (2048, 3072, 12288), (512, 1536, 1536)),
@@ -220,16 +217,6 @@ def _link(found: Measured) -> tuple[float, float]:
     (_, short), (size, long) = found.gathered
     hops = found.ranks - 1
     return size * hops / max(long - short, 1e-9), short / hops
-
-
-def save(gpu: GPU, constants: Calibration, folder: Path, name: str) -> Path:
-    """Writes both files of a device; the path of the constants."""
-    from omegaconf import OmegaConf
-
-    write_atomic(folder / (name + HARDWARE), OmegaConf.to_yaml(OmegaConf.create({name: asdict(gpu)})))
-    path = folder / (name + CONSTANTS)
-    calibration.save(constants, path)
-    return path
 
 
 def device_of(kind: str) -> torch.device:

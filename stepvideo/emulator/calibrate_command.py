@@ -25,7 +25,7 @@ def call(args: argparse.Namespace) -> int:
     """
     from stepvideo.emulator import calibrate
     from stepvideo.emulator.calibration import meanings
-    from stepvideo.emulator.machine import folder, slug
+    from stepvideo.emulator.machine import folder, save, slug
     from stepvideo.errors import ConfigError
 
     device = calibrate.device_of(args.device)
@@ -39,7 +39,7 @@ def call(args: argparse.Namespace) -> int:
     name = calibrate.device_name(device)
     gpu = calibrate.hardware(found, name, *calibrate.memory_of(device))
     constants = calibrate.constants(found, gpu, precision)
-    path = calibrate.save(gpu, constants, args.out or folder(), slug(name, precision))
+    path = save(gpu, constants, args.out or folder(), slug(name, precision))
     measured = {k: getattr(constants, k) for k in constants.provenance}
     if args.json:
         about = {"device": name, "precision": precision, "peak_tflops": gpu.bf16_tflops, "memory_gbs": gpu.memory_gbs}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from stepvideo.emulator import calibrate_command as calibrate
 from stepvideo.emulator import table_command as tables
 from stepvideo.emulator import timeline_command as timeline
-from stepvideo.emulator import validate
 
 HELP = "does it fit, how long is a step, which parallelism is best: before anything is launched (no GPU needed)"
 
@@ -28,7 +27,6 @@ COMMANDS = (
     Command("calibrate", calibrate.HELP, calibrate.add_arguments, calibrate.call),
     Command("table2", tables.TABLE2, tables.add_arguments, tables.table2),
     Command("table3", tables.TABLE3, tables.add_arguments, tables.table3),
-    Command("validate", validate.HELP, validate.add_arguments, validate.call),
     Command("timeline", timeline.HELP, timeline.add_arguments, timeline.call),
 )
 

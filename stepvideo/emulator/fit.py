@@ -6,8 +6,8 @@ measurements do not say stays as it was. Nothing else is fitted: no term of a ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from stepvideo.emulator.step import step
 
 ROW, PRIOR = 0.1, 0.7  # standard deviations of the logarithms: of a row's error, and of a constant about its prior
 
+Errors = Callable[[Calibration], NDArray[np.float64]]  # log(predicted / measured) of every row
+
 
 def predict(file: File, runs: Runs, calibration: Calibration) -> NDArray[np.float64]:
     """Seconds of every row."""
@@ -28,20 +30,27 @@ def predict(file: File, runs: Runs, calibration: Calibration) -> NDArray[np.floa
 
 def fit(file: File, runs: Sequence[Runs] | None = None) -> Calibration:
     """Constants that suit `runs` (default: all of the file), beginning from the priors of its kind of file."""
+    chosen = runs or file.runs
+
+    def errors(calibration: Calibration) -> NDArray[np.float64]:
+        return np.concatenate([np.log(predict(file, r, calibration) / r.seconds) for r in chosen])
+
+    return solve(file.prior, file.fitted, errors, file.name)
+
+
+def solve(prior: Calibration, names: Sequence[str], errors: Errors, source: str) -> Calibration:
+    """`prior` with the constants `names` fitted, which `source` says to what."""
     from scipy.optimize import least_squares
 
-    runs, names, prior = runs or file.runs, file.fitted, file.prior
     start = np.array([getattr(prior, n) for n in names])
     low, high = np.array([ranges()[n] for n in names]).T
 
     def at(logs: NDArray[np.float64]) -> Calibration:
         values = np.clip(np.exp(logs), low, high)
-        return prior.with_(f"fitted on {file.name}", **dict(zip(names, values.tolist())))
+        return prior.with_(f"fitted on {source}", **dict(zip(names, values.tolist())))
 
     def residuals(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-        calibration = at(logs)
-        rows = [np.log(predict(file, r, calibration) / r.seconds) / ROW for r in runs]
-        return np.concatenate([*rows, (logs - np.log(start)) / PRIOR])
+        return np.concatenate([errors(at(logs)) / ROW, (logs - np.log(start)) / PRIOR])
 
     found = least_squares(
         residuals,
@@ -52,6 +61,30 @@ def fit(file: File, runs: Sequence[Runs] | None = None) -> Calibration:
         max_nfev=100,
     )
     return at(found.x)
+
+
+def identified(prior: Calibration, candidates: Sequence[str], errors: Errors) -> list[str]:
+    """Constants that the measurements tell, the surest first: all of them together to within half of the priors'
+    deviation, by the slopes of `errors` over that deviation (a launch may show only where it is slower)."""
+    slopes = {}
+    for name in candidates:
+        value, (low, high) = getattr(prior, name), ranges()[name]
+        if value > 0:
+            ends = np.clip(value * np.exp([-PRIOR, PRIOR]), max(low, 1e-9), high)
+            first, last = (errors(replace(prior, **{name: float(e)})) for e in ends)
+            slopes[name] = (last - first) / np.log(ends[1] / ends[0])
+
+    def doubt(names: list[str]) -> float:
+        j = np.stack([slopes[n] for n in names], axis=1)
+        return float(np.sqrt(np.diag(np.linalg.inv(j.T @ j / ROW**2 + np.eye(len(names)) / PRIOR**2)).max()))
+
+    chosen: list[str] = []
+    while rest := [n for n in slopes if n not in chosen]:
+        best = min(rest, key=lambda n: doubt([*chosen, n]))
+        if doubt([*chosen, best]) > PRIOR / 2:
+            break
+        chosen.append(best)
+    return chosen
 
 
 @dataclass(frozen=True)

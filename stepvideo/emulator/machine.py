@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stepvideo.emulator import calibration as constants
 from stepvideo.emulator.calibration import Calibration
 from stepvideo.emulator.hardware import GPU, catalogue, find
 from stepvideo.errors import ConfigError
+from stepvideo.storage import write_atomic
 
 VARIABLE = "STEPVIDEO_CALIBRATION"
 CONSTANTS, HARDWARE = ".calibration.yaml", ".hardware.yaml"
@@ -42,8 +43,13 @@ def slug(device: str, precision: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{device} {precision}".lower()).strip("-")
 
 
+def element_of(precision: str) -> int:
+    """Bytes of a number; `precision` may be a name that ends with it."""
+    return 4 if precision.endswith("fp32") else 2
+
+
 def calibrated(path: Path) -> Target:
-    """What `calibrate` wrote; `path` is the file of constants.
+    """What `save` wrote; `path` is the file of constants.
 
     Raises:
         ConfigError: a file that is missing or does not read.
@@ -54,8 +60,19 @@ def calibrated(path: Path) -> Target:
         raise ConfigError(
             f"calibration {path}: {hardware.name} is missing beside it; run `stepvideo emulate calibrate`"
         )
-    element = 4 if name.endswith("fp32") else 2
-    return Target(name, find(name, hardware), constants.read(path), f"measured, {path.name}", element)
+    found = constants.read(path)
+    kinds = " and ".join(sorted({kind.split()[0] for kind in found.provenance.values()})) or "prior"
+    return Target(name, find(name, hardware), found, f"{kinds}, {path.name}", element_of(name))
+
+
+def save(gpu: GPU, calibration: Calibration, directory: Path, name: str) -> Path:
+    """Writes both files of a device; the path of the constants."""
+    from omegaconf import OmegaConf
+
+    write_atomic(directory / (name + HARDWARE), OmegaConf.to_yaml(OmegaConf.create({name: asdict(gpu)})))
+    path = directory / (name + CONSTANTS)
+    constants.save(calibration, path)
+    return path
 
 
 def of_device(device: str, precision: str) -> Target | None:
@@ -65,7 +82,7 @@ def of_device(device: str, precision: str) -> Target | None:
         return calibrated(path)
     for name, gpu in sorted(catalogue().items(), key=lambda item: -len(item[0])):
         if name.lower() in device.lower():
-            return Target(name, gpu, Calibration(), f"prior for {name}, not calibrated")
+            return Target(name, gpu, Calibration(), f"prior for {name}, not calibrated", element_of(precision))
     return None
 
 

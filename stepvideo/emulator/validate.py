@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from stepvideo.emulator.fit import Held
     from stepvideo.emulator.measured import File
 
-HELP = "predicted step times beside measured ones (CSV): whole models held out, or calibrated on another file"
-
 VARIANTS = 25
 """Structures of the cost model that were tried on the three files of measurements before this one was kept: holding
 models out does not correct for that choice (docs/decisions/012-step-emulator.md lists them)."""
@@ -22,7 +20,7 @@ models out does not correct for that choice (docs/decisions/012-step-emulator.md
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", type=Path, metavar="FILE.csv", help="measured step times; the header says of which form"
+        "file", type=Path, nargs="?", metavar="FILE.csv", help="measured step times; the header says of which form"
     )
     parser.add_argument(
         "--calibrated-on",

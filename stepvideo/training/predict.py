@@ -89,12 +89,17 @@ def plan_of(par: TrainParallelConfig, ranks: int, layers: int, micro_batches: in
     )
 
 
+def workload(cfg: DiTConfig, micro: Sequence[Micro], element: int, text: int, clip: int = 0) -> Workload:
+    """Of a step with these micro-batches; `text` counts all tokens of a prompt, of which `clip` come from CLIP."""
+    buckets = [dit_bucket(cfg, "x".join(map(str, m.latent)), m.latent, text, clip, m.share, m.samples) for m in micro]
+    return replace(Workload(dit_network(cfg), tuple(buckets)), element=element)
+
+
 def step_seconds(
     cfg: DiTConfig, micro: Sequence[Micro], plan: Plan, target: Target, text: int, clip: int = 0
 ) -> Seconds:
     """Of a step with these micro-batches. `text` counts all tokens of a prompt, of which `clip` come from CLIP."""
-    buckets = [dit_bucket(cfg, "x".join(map(str, m.latent)), m.latent, text, clip, m.share, m.samples) for m in micro]
-    work = replace(Workload(dit_network(cfg), tuple(buckets)), element=target.element)
+    work = workload(cfg, micro, target.element, text, clip)
     found = step(work, Cluster(target.gpu, int(plan.gpus)), plan, target.calibration)
     return Seconds(float(found.total), {p: float(getattr(found, p)) for p in PARTS}, float(found.mfu))
 

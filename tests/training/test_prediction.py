@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 
+import numpy as np
 import pytest
 import torch
 from toy_flow import CONFIG, ToyFlow, flow_context
 
 from flows.run import planned_for
+from stepvideo.artifact import Store
 from stepvideo.emulator import machine
-from stepvideo.emulator.calibrate import device_name, save
+from stepvideo.emulator.calibrate import device_name
 from stepvideo.emulator.calibration import Calibration
 from stepvideo.emulator.hardware import find
 from stepvideo.errors import ConfigError
@@ -22,6 +24,7 @@ from stepvideo.training import step_command
 from stepvideo.training.fit import fit
 from stepvideo.training.monitor.cost import DiTCost, samples_only
 from stepvideo.training.predict import Micro, plan_of, predictions, step_seconds
+from stepvideo.training.tracked import errors, read
 
 STEPS = 4
 
@@ -31,7 +34,9 @@ def calibrated(tmp_path, monkeypatch):
     """This machine, with a calibration."""
     monkeypatch.setenv(machine.VARIABLE, str(tmp_path / "calibration"))
     name = machine.slug(device_name(torch.device("cpu")), "fp32")
-    save(find("cpu"), Calibration().with_("measured on a test", gemm_efficiency=0.5), tmp_path / "calibration", name)
+    machine.save(
+        find("cpu"), Calibration().with_("measured on a test", gemm_efficiency=0.5), tmp_path / "calibration", name
+    )
     return machine.target()
 
 
@@ -64,6 +69,15 @@ def test_the_prediction_is_the_emulators(calibrated, tmp_path):
     plan = plan_of(TrainParallelConfig(), 1, CONFIG.num_layers, 1)
     expected = step_seconds(CONFIG, [Micro(b, (f, h, w))], plan, calibrated, text, clip).total
     assert rows[1]["predicted_step_s"] == pytest.approx(expected)
+
+
+def test_a_job_tells_its_step_times_by_size_so_that_they_can_be_predicted_anew(calibrated, tmp_path):
+    run(tmp_path / "toy" / "0123456789", DiTCost(CONFIG))
+    (row,), remarks = read(Store(tmp_path))
+    assert not remarks and row.stage == "toy/01234567" and row.steps == STEPS - 1 and row.measured > 0
+    assert row.device == (device_name(torch.device("cpu")), "fp32")
+    (log,) = errors([row], calibrated.gpu)(calibrated.calibration)
+    assert np.exp(log) * row.measured == pytest.approx(row.predicted)
 
 
 def test_what_is_no_dit_is_not_predicted(calibrated, tmp_path):

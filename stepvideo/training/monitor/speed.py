@@ -76,9 +76,10 @@ class Speed(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.steps += 1
-        self.busy += time.perf_counter() - self.loader.until
+        busy = time.perf_counter() - self.loader.until
+        self.busy += busy
         self.done = self.done + total(self.cost, batch["micro"])
-        self.record.add(batch["micro"])
+        self.record.add(batch["micro"], busy)
         if not self.told:
             self._tell("predicted")
         module = self.module
@@ -90,6 +91,8 @@ class Speed(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tell("prediction")
+        if self.module.ctx.rank == 0 and self.record.about:
+            self.module.ctx.sink.event("step_times", **self.record.by_size())
 
     def _tell(self, what: str) -> None:
         """After the first step what is predicted of it, at the end how right that was."""

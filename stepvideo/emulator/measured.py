@@ -69,8 +69,18 @@ class File:
     @property
     def fitted(self) -> tuple[str, ...]:
         """Constants of links that no row of the file uses stay out."""
-        outside = any(r.plan.gpus.max() > self.gpu.gpus_per_node for r in self.runs)
-        return self.form.fitted + (BETWEEN_NODES if outside else ())
+        return self.form.fitted + (BETWEEN_NODES if self.many_nodes else ())
+
+    @property
+    def many_nodes(self) -> bool:
+        return any(r.plan.gpus.max() > self.gpu.gpus_per_node for r in self.runs)
+
+    def as_done_in(self, other: File) -> File:
+        """The same runs, recomputing if those of a file of the same kind and reach did: rows need not show it."""
+        if self.form is not other.form or self.many_nodes != other.many_nodes:
+            return self
+        done = all(np.all(r.plan.recompute == 1) for r in other.runs)
+        return replace(self, runs=tuple(r.recomputing(1.0) for r in self.runs)) if done else self
 
     def parts(self, runs: Runs) -> list[tuple[str, NDArray[np.bool_]]]:
         """What is held out at once, with a mask of its rows: a whole model, or a layout of one."""
@@ -91,10 +101,9 @@ BETWEEN_NODES = ("inter_efficiency", "inter_latency_s")
 
 @dataclass(frozen=True)
 class Form:
-    """How one kind of file is read: its columns, a row's model and plan, and what it ran on."""
+    """How one kind of file is read: its columns (others are left alone), a row's model and plan, and what it ran on."""
 
     columns: tuple[str, ...]
-    optional: tuple[str, ...]
     words: tuple[str, ...]
     model: Callable[[Mapping[str, Any]], tuple[str, Callable[[], Workload]]]
     plan: Callable[[Mapping[str, Any]], dict[str, float]]
@@ -152,7 +161,6 @@ FORMS = (
     Form(
         columns=("gpus", "global_batch", "micro_batch", "hidden_size", "attention_heads", "layers", "sequence_length")
         + ("tensor_parallel", "data_parallel", "pipeline_parallel", "iteration_time_ms"),
-        optional=(),
         words=(),
         model=_gpt,
         plan=_gpt_plan,
@@ -166,7 +174,6 @@ FORMS = (
     Form(
         columns=("config", "width_of", "layers", "tensor_parallel", "context_parallel", "pipeline_parallel")
         + ("data_parallel", "micro_batches", "sequence_length", "measured_ms"),
-        optional=("their_simulated_ms", "measured_gib", "their_simulated_gib"),
         words=("config", "width_of"),
         model=_llama,
         plan=_llama_plan,
@@ -255,10 +262,8 @@ def _form(path: Path, header: list[str]) -> Form:
             f"measurements {path}, line 1: column {', '.join(missing)} missing; give the columns "
             + " | or ".join(", ".join(f.columns) for f in FORMS)
         )
-    unknown = [c for c in header if c not in form.columns + form.optional]
-    if unknown or len(set(header)) < len(header):
-        again = [c for c in header if header.count(c) > 1]
-        raise ConfigError(f"measurements {path}, line 1: column {(unknown + again)[0]!r} is not known, or there twice")
+    if again := [c for c in form.columns if header.count(c) > 1]:
+        raise ConfigError(f"measurements {path}, line 1: column {again[0]!r} is there twice; leave one of them")
     return form
 
 
@@ -273,11 +278,12 @@ def _rows(
             raise ConfigError(
                 f"measurements {path}, line {line}, column {last}: {len(values)} values for {len(header)} columns"
             )
-        yield {c: _value(path, form, c, v.strip(), line) for c, v in zip(header, values)}, line
+        read = zip(header, values)
+        yield {c: _value(path, form, c, v.strip(), line) for c, v in read if c in form.columns}, line
 
 
 def _value(path: Path, form: Form, column: str, text: str, line: int) -> Any:
-    if column in form.words or column in form.optional:
+    if column in form.words:
         return text
     time = column == form.milliseconds
     try:

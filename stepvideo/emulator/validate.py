@@ -67,7 +67,11 @@ def validate(path: Path, calibrated_on: Path | None = None, save: Path | None = 
         held = "layout" if file.form.by_layout else "model"
     else:
         source, held = calibrated_on.name, "all"
-        found = constants.read(calibrated_on) if calibrated_on.suffix in (".yaml", ".yml") else fit(read(calibrated_on))
+        if calibrated_on.suffix in (".yaml", ".yml"):
+            found = constants.read(calibrated_on)
+        else:
+            runs = read(calibrated_on)
+            file, found = file.as_done_in(runs), fit(runs)
         parts = list(transferred(file, found))
     if save is not None:
         constants.save(found, save)

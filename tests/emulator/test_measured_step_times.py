@@ -76,6 +76,22 @@ def test_a_saved_calibration_predicts_as_the_measurements_it_was_fitted_to(tmp_p
     assert line.split()[:2] == ["gemm_efficiency", f"{fitted['constants'][0]['value']:.4g}"]
 
 
+def test_columns_that_nobody_reads_are_left_alone(tmp_path):
+    file = tmp_path / "one.csv"
+    file.write_text(GPT.replace("\n", ",source,\n") + ROW.replace("\n", ",a paper,\n"))
+    assert len(read(file)) == 1
+
+
+@needs_data
+def test_rows_that_do_not_show_it_recompute_as_the_study_did(tmp_path):
+    file = tmp_path / "wide.csv"
+    file.write_text(GPT + "64,64,1,3072,32,30,2048,4,16,1,1000\n")
+    alone, study = read(file), read(DATA / "a100_multi_node.csv")
+    assert alone.runs[0].plan.recompute == 0
+    assert alone.as_done_in(study).runs[0].plan.recompute == 1
+    assert alone.as_done_in(read(DATA / "a100_single_node.csv")) is alone
+
+
 def test_a_file_of_one_model_needs_another_to_be_calibrated_on(tmp_path):
     file = tmp_path / "one.csv"
     file.write_text(GPT + ROW)
@@ -89,7 +105,7 @@ def test_a_file_of_one_model_needs_another_to_be_calibrated_on(tmp_path):
     [
         ("", "line 1: column .* missing"),
         (GPT.replace("layers,", ""), "line 1: column layers missing"),
-        (GPT.replace("\n", ",colour\n") + ROW, "line 1: column 'colour' is not known"),
+        (GPT.replace("\n", ",gpus\n") + ROW, "line 1: column 'gpus' is there twice"),
         (GPT, "no rows below the header"),
         (
             GPT + ROW + "\n" + ROW.replace("1024,16", "wide,16"),

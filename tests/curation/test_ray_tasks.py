@@ -99,7 +99,7 @@ def test_the_same_bytes_as_a_pool(address: str, context, tmp_path: Path, monkeyp
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.soak
 def test_faults_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
     """A hang is killed, a lost worker is told of, nobody outside can connect, and a stop ends everything."""
     chunks = [["a", "hang"], [f"kill once {tmp_path / 'mark'}", "b"], ["c"], ["hang"] * 99]

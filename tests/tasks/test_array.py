@@ -65,12 +65,12 @@ def test_an_array_with_a_killed_element_ends_as_one_job_does(spec) -> None:
 
 
 def test_a_cancelled_array_leaves_no_element_and_the_same_command_goes_on(spec) -> None:
-    made, directory = spec("array", part_s=0.3, runtime={"array": 2, "workers": 1})
+    made, directory = spec("array", part_s=0.5, runtime={"array": 2, "workers": 1})
     cancel = threading.Event()
     driver = threading.Thread(target=_cancelled, args=(made, cancel))
     driver.start()
     deadline = time.monotonic() + 60
-    while len(list(directory.glob("work/parts/*.json"))) < 4:
+    while len(list(directory.glob("work/parts/*.json"))) < 2:
         assert time.monotonic() < deadline and driver.is_alive()
         time.sleep(0.05)
     assert is_running(directory)

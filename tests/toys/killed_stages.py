@@ -257,14 +257,14 @@ def finished(directory: Path, run: type[Attempt] = Forks) -> dict[str, Any]:
     return storage.checksums(directory / "out")
 
 
-def reshard(inputs: Path, folder: Path, before: dict[str, int], after: dict[str, int]) -> None:
-    """T2VI killed on four ranks and continued on two ends as on four undisturbed ranks, to 1e-5."""
+def reshard(inputs: Path, folder: Path, before: dict[str, int], after: dict[str, int], ranks: int = 4) -> None:
+    """T2VI killed on so many ranks and continued on half of them ends as on all of them undisturbed, to 1e-5."""
     plain = {"name": "adamw", "lr": 3e-3, "ema": 0.8}  # Muon's bfloat16 makes 1e-3 of a step of a sum's last bits
-    whole = prepare("t2vi", inputs, folder / "whole", plain, nproc=4, parallel=before)
+    whole = prepare("t2vi", inputs, folder / "whole", plain, nproc=ranks, parallel=before)
     finished(whole)
-    directory = prepare("t2vi", inputs, folder / "killed", plain, nproc=4, parallel=before)
+    directory = prepare("t2vi", inputs, folder / "killed", plain, nproc=ranks, parallel=before)
     kill_after(directory, 2 * EVERY + 1, Forks)
-    prepare("t2vi", inputs, folder / "killed", plain, nproc=2, parallel=after)
+    prepare("t2vi", inputs, folder / "killed", plain, nproc=ranks // 2, parallel=after)
     finished(directory)
     assert attempts(directory)[-1] < STEPS, "it began anew"
     a, b = (load_file(d / "out/transformer/diffusion_pytorch_model.safetensors") for d in (whole, directory))

@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stepvideo.artifact import Store
+from stepvideo.data.draw import rng
+from stepvideo.data.video_io import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,10 +68,24 @@ def results(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {name: (row["key"], row["digest"], row["metrics"]) for name, row in rows.items()}
 
 
+def _square_that_moves(i: int) -> np.ndarray:
+    """(48, 64, 64, 3) uint8, over grains that rest."""
+    video = np.tile(rng(0, "ground", i).integers(40, 216, (16, 16, 3)).repeat(4, 0).repeat(4, 1), (48, 1, 1, 1))
+    for t, frame in enumerate(video):
+        frame[24:40, t : t + 16] = (230, 30, 30) if i else (30, 30, 230)
+    return video.astype(np.uint8)
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
-    """A finished smoke cascade, with MLflow and Prefect; `first` holds its rows and `first_s` its seconds."""
-    made = Smoke(tmp_path_factory.mktemp("smoke"))
+    """A finished smoke cascade, with MLflow and Prefect; `first` holds its rows and `first_s` its seconds.
+
+    Two clips that nobody captioned are added to the raw set.
+    """
+    folder = tmp_path_factory.mktemp("smoke")
+    for i in range(2):
+        write_video(folder / f"raw/{i}.mp4", _square_that_moves(i), 8)
+    made = Smoke(folder, f"raw={folder / 'raw'}")
     started = time.monotonic()
     made.first = made.run()  # type: ignore[attr-defined]
     made.first_s = time.monotonic() - started  # type: ignore[attr-defined]

@@ -27,8 +27,9 @@ def test_by_the_command_that_anyone_can_give(inputs, tmp_path):
     assert killed(prepare("sft", inputs, tmp_path / "killed"), kills=1, seed=1, run=Command) == whole
 
 
-def test_killed_on_four_ranks_and_continued_on_two(inputs, tmp_path):
-    reshard(inputs, tmp_path, {"tensor": 2, "zero": 3}, {"tensor": 1, "zero": 1})
+def test_killed_on_two_ranks_and_continued_on_one(inputs, tmp_path):
+    """Four ranks and two, in twelve layouts: tests/soak/test_training_kills.py."""
+    reshard(inputs, tmp_path, {"zero": 3}, {"zero": 1}, ranks=2)
 
 
 def test_snapshots_are_still_there_after_a_kill_behind_the_hand_over(tmp_path):

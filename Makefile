@@ -7,7 +7,8 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 BIN := .venv/bin
 # Set-up is done once for each content of these two files.
 STAMP := .venv/.installed-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
-# Test processes, one torch thread each, for two cores: one of three often waits for other processes. N=0 runs the tests in one process, which debuggers need.
+# Test processes, one torch thread each: on two cores one of three often waits for processes that it started.
+# N=0 runs the tests in one process, which debuggers need.
 N ?= 3
 ARGS ?=
 

@@ -216,8 +216,9 @@ class _Submitted:
         return max(failed or codes - {0} or {FAILED})
 
     def stop(self, grace_s: float) -> None:
-        for each in self._jobs:
-            each.cancel()
+        for each in self._jobs:  # the id is the controller's process; submitit's own SIGINT is lost on background jobs
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(each.job_id), signal.SIGTERM)
         deadline = time.monotonic() + grace_s
         while is_running(self._dir) and time.monotonic() < deadline:
             time.sleep(0.05)

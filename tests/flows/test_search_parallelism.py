@@ -66,13 +66,16 @@ def test_the_written_file_is_what_the_stage_runs_with(conf: Path, fine: dict) ->
     assert "--stage=t2vi_540.s5" in text and "prior for H800" in text and "estimated" in text
 
 
-def test_pipeline_stages_are_reported_and_never_written(conf: Path, fine: dict) -> None:
-    found = run(asked(), fine)
+def test_pipeline_stages_are_reported_and_never_written(conf: Path, tmp_path: Path, fine: dict) -> None:
+    slow = {"bf16_tflops": 989, "memory_gb": 80, "memory_gbs": 3350, "intra_gbs": 100, "inter_gbs": 0.5, "source": "-"}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"Slow": slow}))  # links between nodes on which ZeRO does not pay
+    there = {"overrides": FINE, "stages": [STAGE], "gpu": "Slow", "hardware": str(tmp_path / "mine.yaml")}
+    found = run(Asked(**there), fine)
     assert all(c["pipeline"] == 1 for c in found["stages"][STAGE]["choices"])
     assert found["stages"][STAGE]["of_any"]["pipeline"] > 1
     assert "our trainer has no pipeline stages" in found["text"][0]
     with pytest.raises(ConfigError, match="no pipeline stages"):
-        run(asked(any=True, write="any"), fine)
+        run(Asked(**there, any=True, write="any"), fine)
     assert not (conf / "parallel" / "any.yaml").exists()
 
 

@@ -23,7 +23,8 @@ def encode_pixels(vae: VideoVAE, pixels_BTHWC: Tensor, precision: str) -> Tensor
     """
     device = next(vae.parameters()).device
     bf16 = precision == "bf16-mixed" and supports_bf16(device)
-    parts = pixels_BTHWC.split(clips_at_once(*pixels_BTHWC.shape[1:4], vae.cfg.frame_len))
+    _, frames, height, width, _ = pixels_BTHWC.shape
+    parts = pixels_BTHWC.split(clips_at_once(frames, height, width, vae.cfg.frame_len))
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         return torch.cat([vae.encode_moments(to_tensor(part.to(device))).bfloat16() for part in parts])
 

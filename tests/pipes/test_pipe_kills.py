@@ -1,0 +1,12 @@
+"""Members of a pipe killed with SIGKILL: nothing is lost, and what one rank alone uses it uses once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipe_members import kill_at_random
+
+
+def test_nothing_is_lost_when_members_are_killed(tmp_path: Path) -> None:
+    result = kill_at_random(tmp_path, kills=8, seed=7)
+    assert result["produced"] > 100

@@ -1,0 +1,1 @@
+"""A month on thousands of GPUs in which faults come as the report counted them, and the real decision code answers."""

@@ -19,10 +19,11 @@ from stepvideo.diffusion.sampling import Sampling
 from stepvideo.errors import Preempted
 from stepvideo.evaluation.config import EvaluateConfig
 from stepvideo.evaluation.results import Row, load_rows, write_rows
+from stepvideo.inference.repetition import WHOLE, repeated
 from stepvideo.stage import StageContext
 from stepvideo.world import oracle
 from stepvideo.world.attributes import NAMES
-from stepvideo.world.captions import Prompt
+from stepvideo.world.captions import Prompt, phrase
 
 
 @dataclass
@@ -41,6 +42,10 @@ class Batches:
     asked: list[Prompt]
     kept: list[int]
     testable: dict[str, bool]
+
+    @property
+    def repeats(self) -> dict[str, str]:
+        return {run.name: run.repeat for run in self.cfg.extra_runs}
 
     def finish(self, name: str, sampling: Sampling) -> None:
         """Do what is not done of a run. Raises Preempted between batches, with all finished ones kept."""
@@ -77,7 +82,7 @@ class Batches:
 
     def _batch(self, name: str, sampling: Sampling, batch: range) -> None:
         asked = [self.asked[i] for i in batch]
-        texts, seed = [p.text for p in asked], self.cfg.prompt_seed
+        texts, seed = [worded(p, self.repeats.get(name, "")) for p in asked], self.cfg.prompt_seed
         done = self.pipe.sample(texts, seed=seed, indices=batch, batch_size=len(batch), **asdict(sampling))
         video = self.pipe.decode(done.latents, self.cfg.decode_batch_size)
         if self.cfg.save_latents:
@@ -122,6 +127,14 @@ class Batches:
             steadiness=round(float(reading.details["steadiness"]), 6),
             sample=sample,
         )
+
+
+def worded(prompt: Prompt, repeat: str) -> str:
+    """The text that a model is given: with `repeat`, the prompt or the words of an attribute twice. A still has no
+    direction to repeat."""
+    if not repeat or (repeat == "direction" and prompt.attrs.direction is None):
+        return prompt.text
+    return repeated(prompt.text, WHOLE if repeat == "prompt" else phrase(prompt, repeat))
 
 
 def save_tensor(path: Path, latents: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ from stepvideo.config import StageConfig
 from stepvideo.world.config import BACKGROUNDS
 
 CFG_SCHEDULES = ("constant", "diminishing")
+REPEATS = ("prompt", "colour", "shape", "direction", "size", "count")
 LANGUAGES = ("zh", "en")
 
 
@@ -26,8 +27,11 @@ class SamplingRun:
     cfg: float = 0.0  # guidance scale; 1 means no guidance
     time_shift: float = 0.0
     cfg_schedule: str = ""  # constant | diminishing
+    repeat: str = ""  # what is said twice: prompt, or an attribute's words (report §10.2)
 
     def __post_init__(self) -> None:
+        if self.repeat and self.repeat not in REPEATS:
+            raise ValueError(f"repeat={self.repeat!r}: choose one of {', '.join(REPEATS)}")
         _at_least(steps=(self.steps, 0), cfg=(self.cfg, 0), time_shift=(self.time_shift, 0))
         if self.cfg_schedule and self.cfg_schedule not in CFG_SCHEDULES:
             raise ValueError(f"cfg_schedule={self.cfg_schedule!r}: choose one of {', '.join(CFG_SCHEDULES)}")

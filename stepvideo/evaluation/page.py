@@ -10,7 +10,7 @@ from typing import Any
 from stepvideo.evaluation.claims import SPLIT_NAMES, Claim
 from stepvideo.evaluation.collect import Run
 from stepvideo.evaluation.results import ATTRIBUTES, CHANCE, by_split, clustered_rates, rates
-from stepvideo.evaluation.style import CSS, SCRIPT
+from stepvideo.page_style import CSS, SCRIPT
 from stepvideo.svg import Interval, interval_chart
 
 CHIPS = {
@@ -48,7 +48,7 @@ class Shown:
     films: Sequence[Film]
 
 
-def page(title: str, sections: Sequence[tuple[str, str, str]], lead: str) -> str:
+def page(title: str, sections: Sequence[tuple[str, str, str]], lead: str, foot: str = "") -> str:
     """The whole file from (id, heading, body) of each section; empty bodies are left out."""
     kept = [s for s in sections if s[2]]
     nav = "".join(f'<a href="#{i}">{escape(h)}</a>' for i, h, _ in kept)
@@ -58,13 +58,13 @@ def page(title: str, sections: Sequence[tuple[str, str, str]], lead: str) -> str
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{CSS}</style></head><body><main>'
         f'<h1>{escape(title)}</h1><p class="lead">{lead}</p><nav>{nav}</nav>{body}'
-        f"<footer>{FOOT}</footer></main><script>{SCRIPT}</script></body></html>\n"
+        f"<footer>{foot or FOOT}</footer></main><script>{SCRIPT}</script></body></html>\n"
     )
 
 
 FOOT = (
     "One sample a prompt, none chosen by hand, all scored by a program that reads the pixels. Rates have Wilson 95 % "
-    "intervals; preferences and differences are paired by prompt and initial noise, with 95 % bootstrap intervals over "
+    "intervals; preferences and differences are paired by prompt and initial noise, with 95 % intervals over "
     "prompts and exact or sign-flip p-values. Bars were set before the run. report.json holds every figure."
 )
 

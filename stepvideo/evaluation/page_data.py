@@ -19,9 +19,9 @@ def curves_html(curves: Sequence[Curve]) -> str:
     """
     out = []
     for name, members in families(curves).items():
-        for column in ("loss", "grad_norm"):
+        for column in members[0].columns[1:]:  # preference training has more than the loss and the norm
             series, marks = _chain(members, column) if chained(members) else (_parallel(members, column), [])
-            word = "loss" if column == "loss" else "gradient norm"
+            word = {"grad_norm": "gradient norm"}.get(column, column.replace("_", " "))
             if plot := line_chart(f"{label(name)}: {word}", series, log=column == "grad_norm", marks=marks):
                 out.append(f"<div>{plot}{_drops(members) if column == 'loss' else ''}</div>")
     if not out:

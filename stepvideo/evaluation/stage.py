@@ -22,7 +22,7 @@ from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.evaluation import gate as gates
-from stepvideo.evaluation.batches import Batches, save_tensor
+from stepvideo.evaluation.batches import Batches, save_tensor, worded
 from stepvideo.evaluation.config import EvaluateConfig
 from stepvideo.evaluation.results import (
     MAIN,
@@ -58,7 +58,8 @@ def run(ctx: StageContext) -> dict[str, float]:
     for sampling in runs.values():
         pipe.latent_shape(sampling)
     asked = ask(cfg, still=runs[MAIN].frames == 1)
-    pipe.encode_prompts([p.text for p in asked])  # a prompt that cannot be spelled fails now, not after an hour
+    for repeat in dict.fromkeys(["", *(r.repeat for r in cfg.extra_runs)]):
+        pipe.encode_prompts([worded(p, repeat) for p in asked])  # what cannot be spelled fails now, not after an hour
     gate = _gate(ctx, cfg, pipe, runs[MAIN])
     batches = Batches(ctx, cfg, pipe, asked, keep(asked, cfg.save_videos), gate.testable)
     for name, sampling in runs.items():

@@ -16,6 +16,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stepvideo.evaluation.jackknife import FEWEST, mean_interval
+
 LEVEL = 0.95
 RESAMPLES = 2000
 EXACT_CLUSTERS = 14  # 2^14 sign patterns are enumerated rather than drawn
@@ -158,25 +160,59 @@ class Preference:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def preference_score(
-    outcomes: ArrayLike,
-    clusters: Sequence[Hashable] | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Preference:
-    """From one outcome a comparison: +1 a wins, 0 tie, −1 b wins (report §9.2; `clusters` are the prompts).
+def score_estimate(
+    outcomes: ArrayLike, clusters: Sequence[Hashable] | None = None, *, level: float = LEVEL
+) -> Estimate:
+    """(wins + ties / 2) / n of outcomes +1, 0 and −1 with the interval of `jackknife` over clusters.
+
+    Half a prompt won and half a prompt lost are added for the interval.
 
     Raises:
         ValueError: no outcome, or one that is none of the three.
     """
-    x = np.asarray(outcomes, float)
+    x, ids = _clustered(outcomes, clusters)
     if not np.isin(x, (-1, 0, 1)).all():
         raise ValueError(f"outcomes must be +1, 0 or -1, not {sorted(set(x.tolist()) - {-1.0, 0.0, 1.0})[:3]}")
-    score = cluster_bootstrap((1 + x) / 2, clusters, resamples=resamples, level=level, seed=seed)
-    wins, ties, losses = (int((x == v).sum()) for v in (1, 0, -1))
-    return Preference(score, wins, ties, losses, sign_flip(x, clusters, seed=seed))
+    return Estimate(*mean_interval((1 + x) / 2, ids.tolist(), (0, 1), bounds=(0, 1), level=level), len(x))
+
+
+def preference_score(
+    outcomes: ArrayLike, clusters: Sequence[Hashable] | None = None, *, level: float = LEVEL, seed: int = 0
+) -> Preference:
+    """From one outcome a comparison: +1 a wins, 0 tie, −1 b wins (report §9.2; `clusters` are the prompts).
+
+    Raises:
+        ValueError: as `score_estimate`.
+    """
+    score = score_estimate(outcomes, clusters, level=level)
+    wins, ties, losses = (int((np.asarray(outcomes) == v).sum()) for v in (1, 0, -1))
+    return Preference(score, wins, ties, losses, sign_flip(outcomes, clusters, seed=seed))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests of one question, adjusted so that one false finding in all has at most their level.
+
+    Holm (1979): the smallest times their number, the next times one less, and none below the one before.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def verdict(estimate: Estimate | None, claim: float, prompts: int) -> str:
+    """Whether a value above `claim` is supported, contradicted, inconclusive or untestable.
+
+    Supported: the whole interval is above; contradicted: it is below. Untestable: nothing was measured, or with so few
+    prompts that no outcome could be significant.
+    """
+    if estimate is None or prompts < FEWEST:
+        return "untestable"
+    if estimate.low > claim:
+        return "supported"
+    return "contradicted" if estimate.high < claim else "inconclusive"
 
 
 def _clustered(values: ArrayLike, clusters: Sequence[Hashable] | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

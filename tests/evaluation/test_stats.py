@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from stepvideo.evaluation.stats import (
+    Estimate,
     cluster_bootstrap,
+    holm,
     mcnemar_exact,
     paired_bootstrap,
     preference_score,
     sign_flip,
+    verdict,
     wilson,
 )
 
@@ -123,7 +126,7 @@ def test_preference_score_and_verdicts():
     assert better.verdict == "preferred" and better.p_value < 1e-3
     assert preference_score([-1] * 30).verdict == "not preferred"
     ties = preference_score([0] * 30)
-    assert ties.score.value == ties.score.low == ties.score.high == 0.5
+    assert ties.score.value == 0.5 and 0.45 < ties.score.low < 0.5 < ties.score.high < 0.55
     assert ties.verdict == "no difference shown" and ties.p_value == 1.0
     mirrored = preference_score([-1] * 70 + [0] * 10 + [1] * 20)
     assert mirrored.score.value == pytest.approx(1 - better.score.value)
@@ -148,3 +151,26 @@ def test_missing_samples_are_errors():
         cluster_bootstrap([1.0, math.nan])
     with pytest.raises(ValueError, match="2 values but 1 clusters"):
         cluster_bootstrap([1, 2], ["a"])
+
+
+def test_holm_equals_statsmodels():
+    multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 11):
+        p = (rng.random(n) ** 2).round(2).tolist()  # with equal ones
+        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "prompts", "expected"),
+    [
+        (0.51, 0.6, 100, "supported"),
+        (0.3, 0.49, 100, "contradicted"),
+        (0.45, 0.55, 100, "inconclusive"),
+        (0.9, 1.0, 5, "untestable"),
+    ],
+)
+def test_four_verdicts(low, high, prompts, expected):
+    assert verdict(Estimate((low + high) / 2, low, high, 300), 0.5, prompts) == expected
+    assert verdict(None, 0.5, prompts) == "untestable"

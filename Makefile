@@ -36,7 +36,7 @@ $(STAMP):
 .PHONY: lock
 lock: ## Resolve pyproject.toml anew, in an environment of its own, and write requirements.lock
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	@.venv-lock/bin/python -m pip install -qq --disable-pip-version-check ".[train,curate,quant,ray,serve,flows,dev,planned]"
+	@.venv-lock/bin/python -m pip install -qq --disable-pip-version-check ".[train,curate,quant,ray,cluster,serve,flows,dev,planned]"
 	@.venv-lock/bin/python scripts/lock.py
 	@rm -rf .venv-lock
 
@@ -60,11 +60,11 @@ ui: setup ## MLflow and Prefect in the browser, on 127.0.0.1, until Ctrl-C
 test: setup ## Set up, then every test but the long ones (all but `soak`)
 	@scripts/apt.sh
 	@$(BIN)/dvc pull --quiet
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(N) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(N) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: quick
 quick: setup ## The tests that take seconds
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(N) --dist loadfile -m "not soak and not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(N) --dist loadfile --no-loadscope-reorder -m "not soak and not slow" $(ARGS)
 
 .PHONY: soak
 soak: setup ## The long tests: kill loops, statistics; the log goes to benchmarks/
@@ -86,6 +86,10 @@ bench: setup ## The benchmarks: ratios measured in one run, on a quiet machine; 
 	@$(BIN)/python benchmarks/watermark.py --check
 	@$(BIN)/python benchmarks/segmentation.py --check
 	@$(BIN)/python benchmarks/curation.py --check
+	@$(BIN)/python benchmarks/mind.py --check
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/telemetry.py --check
+	@$(BIN)/python benchmarks/telemetry_views.py --check
+	@$(BIN)/python benchmarks/pipes.py --check
 
 .PHONY: check
 check: setup ## Formatting, lint, types, layers and the rules of the house

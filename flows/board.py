@@ -24,6 +24,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
+from flows.board_logs import Logs
 from flows.plan import plan, plan_rows
 from flows.session import Session
 from stepvideo.stage import StageSpec
@@ -33,7 +34,7 @@ from tasks.ledger import Ledger
 from tasks.reap import reap_prefect
 from tasks.stages import Outcome
 
-CANCEL_POLL_S = 2.0
+CANCEL_POLL_S = 1.0
 PROGRESS_S = 2.0  # at most so often a stage's progress is sent
 
 
@@ -50,6 +51,13 @@ def stage(name: str, call: Callable[[], Any]) -> State[Any]:
         text = f"data docs: {done.docs_index_path}"
         create_markdown_artifact(markdown=verdict(name, done), key=_key(name), description=text)
     return Completed(name="Cached" if done.cached else None, message=text)
+
+
+def _unanswered(error: BaseException | None) -> bool:
+    """Whether an error comes from a server that did not answer."""
+    while error and not isinstance(error, httpx.HTTPError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def verdict(name: str, report: GateReport) -> str:
@@ -84,7 +92,7 @@ class Board:
         args = (str(flow_run.id), session.cancel)
         threading.Thread(target=self._watch, args=args, daemon=True, name="watch-cancel").start()
         session.record.update_tracking(flow_run=str(flow_run.id))
-        session.listeners.append(Progress())
+        session.listeners += [Progress(), Logs()]
         reap_prefect(session.store)
         steps = plan(session.nodes, session.store, session.code)
         create_table_artifact(table=plan_rows(steps), key="plan", description="What this run does and why")
@@ -95,7 +103,10 @@ class Board:
             create_link_artifact(link=link, key="mlflow", link_text="MLflow run", description="Metrics of this run")
 
     def step(self, name: str, call: Callable[[], Any]) -> Any:
-        """Run `call` inside a Prefect task; what it returns comes back past Prefect, which need not store it."""
+        """Run `call` inside a Prefect task; what it returns comes back past Prefect, which need not store it.
+
+        A Prefect server that does not answer any more only loses sight of the run.
+        """
         kept: list[Any] = []
         failed: list[BaseException] = []
 
@@ -107,11 +118,18 @@ class Board:
                 raise
             return kept[0]
 
-        stage(name, keep, return_state=True)
+        try:
+            stage(name, keep, return_state=True)
+        except Exception as e:
+            if not _unanswered(e):
+                raise
+            if not kept and not failed:
+                keep()
         if failed:
             raise failed[0]
         self._done += isinstance(kept[0], Outcome)
-        update_progress_artifact(cast(UUID, self._progress), progress=100.0 * self._done / self._total)
+        with contextlib.suppress(httpx.HTTPError):
+            update_progress_artifact(cast(UUID, self._progress), progress=100.0 * self._done / self._total)
         return kept[0]
 
     def gate_failed(self, report: GateReport) -> None:

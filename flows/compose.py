@@ -7,6 +7,7 @@ dataclasses of the driver and of every stage of the graph, so that a wrong key o
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import re
 import threading
@@ -104,11 +105,7 @@ def _schema(graph: str, data: Path) -> DictConfig:
     table = graph_module(graph)
     versioned = table.defaults(data) if hasattr(table, "defaults") else {}
     for name, kind_name in table.STAGES.items():
-        stage = OmegaConf.structured(resolve(kind(kind_name).config))
-        stage.seed = "${seed}"
-        for f in fields(Runtime):
-            stage.runtime[f.name] = f"${{runtime.{f.name}}}"
-        schema.stages[name] = OmegaConf.merge(stage, versioned.get(name, {}))
+        schema.stages[name] = OmegaConf.merge(_stage(resolve(kind(kind_name).config)), versioned.get(name, {}))
     slurm = schema.cluster.slurm
     for names in (
         schema.only,
@@ -117,6 +114,16 @@ def _schema(graph: str, data: Path) -> DictConfig:
     ):  # checked by flows.graph.build, tasks.slurm_config and sbatch
         OmegaConf.set_struct(names, False)
     return schema
+
+
+@functools.cache
+def _stage(config: type) -> DictConfig:
+    """The schema of one kind of stage, not to be changed."""
+    stage = OmegaConf.structured(config)
+    stage.seed = "${seed}"
+    for f in fields(Runtime):
+        stage.runtime[f.name] = f"${{runtime.{f.name}}}"
+    return stage
 
 
 def _check_names(cfg: dict[str, Any]) -> None:

@@ -79,6 +79,7 @@ class CascadeConfig:
     t2i_sets: int = 1  # data sets that T2I trains on, one after the other: images, then the better images_2
     shards: bool = False  # the curation also packs its clips into WebDataset tars
     sft_runs: int = 2  # fine-tuned models that are averaged
+    on_policy_rounds: int = 0  # of preference training on the policy's own samples, ranked by a reward model
     gate: bool = True  # stop when the catalog fails its expectations
     register: bool = True  # the last model goes to MLflow's registry as `candidate`
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -93,3 +94,5 @@ class CascadeConfig:
             raise ValueError(f"t2i_sets is {self.t2i_sets}; give 1 or 2")
         if self.sft_runs < 1:
             raise ValueError(f"sft_runs is {self.sft_runs}; give 1 or more")
+        if self.on_policy_rounds < 0:
+            raise ValueError(f"on_policy_rounds is {self.on_policy_rounds}; give 0 or more")

@@ -6,11 +6,11 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flows import screen
@@ -30,6 +30,12 @@ from stepvideo.parallel.config import ParallelConfig
 from stepvideo.parallel.launch import exit_code, is_rank, rank, run_ranks
 from stepvideo.storage import sha256_file
 
+if TYPE_CHECKING:
+    from stepvideo.diffusion.conditions import TextFeatures
+    from stepvideo.inference.pipeline import StepVideoPipeline
+
+Say = Callable[[str], None]
+Count = Callable[[int, int], None]
 NEWEST_FIRST = ("turbo", "dpo", "average", "sft.1", "t2vi_540.s6", "t2vi_192.s3", "t2i.2", "t2i")
 
 
@@ -42,13 +48,47 @@ def generate_command(args: argparse.Namespace) -> int:
         return _plan(args, folders, memory)
     wanted = requests(args)
     if ranks.world_size > 1 and not is_rank():
-        _check_ranks(ranks, folders["model"])
+        check_ranks(ranks, folders["model"])
         return exit_code(run_ranks(["-m", "stepvideo.cli", *sys.argv[1:]], ranks.world_size, quiet=True))
-    defaults = default_sampling(folders["model"], args.preset)
-    names = ", ".join(f"{k} {v}" for k, v in lineage.items())
-    if rank() == 0:
-        screen.console(stderr=True).print(names, highlight=False)
+    pipe, features = open_model(args, folders, lineage, wanted, memory, ranks)
     from stepvideo.inference.generate import generate
+
+    with progress(pipe, quiet=args.json) as (say, on_step):
+        made = generate(
+            pipe,
+            wanted,
+            fps=args.fps,
+            preview=args.preview,
+            overwrite=args.overwrite,
+            lineage=lineage,
+            features=features,
+            say=say,
+            on_step=on_step,
+        )
+    if args.json and pipe.is_main:
+        rows = [{"path": str(g.path), "nfe": g.nfe, "seconds": g.seconds, "cached": g.cached} for g in made]
+        print(json.dumps([row | g.settings.to_dict() for row, g in zip(rows, made)], ensure_ascii=False, indent=1))
+    elif args.prompt is not None and len(made) == 1 and pipe.is_main:
+        seed = args.seed + 1
+        again = made[0].path.with_stem(f"{made[0].path.stem}-s{seed}")
+        print(f"next: the same with --seed {seed} --out {shlex.quote(str(again))}")
+    return 0
+
+
+def open_model(
+    args: argparse.Namespace,
+    folders: dict[str, Any],
+    lineage: dict[str, str],
+    wanted: Sequence[Request],
+    memory: MemoryConfig | None,
+    ranks: ParallelConfig,
+) -> tuple[StepVideoPipeline, TextFeatures | None]:
+    """The model that the options describe, with room for `wanted`, and text features if they are given as a file;
+    `lineage` gains the digest of that file."""
+    defaults = default_sampling(folders["model"], args.preset)
+    if rank() == 0:
+        names = ", ".join(f"{k} {v}" for k, v in lineage.items())
+        screen.console(stderr=True).print(names, highlight=False)
     from stepvideo.inference.pipeline import StepVideoPipeline
 
     pipe = StepVideoPipeline.from_pretrained(
@@ -61,41 +101,16 @@ def generate_command(args: argparse.Namespace) -> int:
         largest=_largest(wanted, defaults),
         embedded=args.embeddings is not None,
     )
-    features = None
-    if args.embeddings is not None:
-        from stepvideo.inference.embed.files import load_embeddings
+    if args.embeddings is None:
+        return pipe, None
+    from stepvideo.inference.embed.files import load_embeddings
 
-        features = load_embeddings(args.embeddings, pipe.engine.dit.cfg.caption_channels)
-        lineage["embeddings"] = sha256_file(args.embeddings)[:16]
-    console = screen.console(stderr=args.json)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    with _progress(console, args.json or not pipe.is_main or not console.is_terminal) as progress:
-        task = progress.add_task("steps", total=None)
-        made = generate(
-            pipe,
-            wanted,
-            fps=args.fps,
-            preview=args.preview,
-            overwrite=args.overwrite,
-            lineage=lineage,
-            features=features,
-            say=say if pipe.is_main else lambda _text: None,
-            on_step=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    if args.json and pipe.is_main:
-        rows = [{"path": str(g.path), "nfe": g.nfe, "seconds": g.seconds, "cached": g.cached} for g in made]
-        print(json.dumps([row | g.settings.to_dict() for row, g in zip(rows, made)], ensure_ascii=False, indent=1))
-    elif args.prompt is not None and len(made) == 1 and pipe.is_main:
-        seed = args.seed + 1
-        again = made[0].path.with_stem(f"{made[0].path.stem}-s{seed}")
-        say(f"next: the same with --seed {seed} --out {shlex.quote(str(again))}")
-    return 0
+    features = load_embeddings(args.embeddings, pipe.engine.dit.cfg.caption_channels)
+    lineage["embeddings"] = sha256_file(args.embeddings)[:16]
+    return pipe, features
 
 
-def _check_ranks(ranks: ParallelConfig, model: Path) -> None:
+def check_ranks(ranks: ParallelConfig, model: Path) -> None:
     """Before ranks are started, so that the mistake is told once."""
     dit = dit_config(model)
     try:
@@ -172,17 +187,29 @@ def _name(artifact: Artifact | None, folder: Path) -> str:
     return f"{artifact.manifest['stage']}/{artifact.manifest['key'][:8]}" if artifact else folder.resolve().name
 
 
-def _progress(console: Console, quiet: bool) -> Progress:
-    return Progress(
+@contextmanager
+def progress(
+    pipe: StepVideoPipeline, quiet: bool
+) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """What `generate` is told to say and to count with, on the terminal of rank 0; `quiet` leaves stdout alone."""
+    console = screen.console(stderr=quiet)
+
+    def say(text: str) -> None:
+        if pipe.is_main:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    with Progress(
         TextColumn("{task.completed}/{task.total} steps"),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        disable=quiet,
+        disable=quiet or not pipe.is_main or not console.is_terminal,
         transient=True,
-    )
+    ) as bar:
+        task = bar.add_task("steps", total=None)
+        yield say, lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _best(store: Store) -> Artifact:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +58,9 @@ def build(cfg: Mapping[str, Any], until: str | None = None) -> list[Node]:
 
 
 def prefix(nodes: list[Node], until: str) -> list[Node]:
-    """Those of `nodes` that the stage `until` needs, and itself; "sft" stands for sft.1, sft.2, …"""
-    wanted = {n.name for n in nodes if n.name == until or n.name.startswith(f"{until}.")}
+    """Those of `nodes` that the stage `until` needs, and itself; "sft" stands for sft.1, sft.2, … if there is no sft"""
+    names = [n.name for n in nodes]
+    wanted = {until} if until in names else {n for n in names if n.startswith(f"{until}.")}
     if not wanted:
         raise ConfigError(f"no stage {until!r}{near(until, [n.name for n in nodes])}")
     for n in reversed(nodes):
@@ -74,8 +77,14 @@ def _node(row: Row, stages: Mapping[str, Any], only: Mapping[str, Any], names: l
         if source not in names:
             raise ConfigError(f"stage {row.name}: its input {role} comes from {source!r}{near(source, names)}")
     data = _merged(_merged(stages[key], row.set), only)
-    config = dump(load(resolve(kind(row.kind).config), data, f"stages.{key}"))
+    config = json.loads(_whole(resolve(kind(row.kind).config), json.dumps(data), f"stages.{key}"))
     return Node(row.name, row.kind, config, dict(row.inputs), row.final, row.lineage)
+
+
+@functools.lru_cache(1000)
+def _whole(config: type, data: str, where: str) -> str:
+    """The checked config of a node, as JSON: a graph is built several times a command, and OmegaConf takes its time."""
+    return json.dumps(dump(load(config, json.loads(data), where)))
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +100,12 @@ def _leaves(tree: Mapping[Any, Any], names: Iterable[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def walk(node: Any, path: str) -> None:
-        if path in names:
+        if path in names and isinstance(node, Mapping):
+            below = {k: v for k, v in node.items() if f"{path}.{k}" in names}  # dpo and dpo.2 are both names
+            found[path] = _merged(found.get(path, {}), {k: v for k, v in node.items() if k not in below})
+            for key, child in below.items():
+                walk(child, f"{path}.{key}")
+        elif path in names:
             found[path] = node
         elif isinstance(node, Mapping) and any(n.startswith(f"{path}.") for n in names):
             for key, child in node.items():

@@ -84,8 +84,11 @@ def run_prepared(prepared: Prepared, board: Board) -> dict[str, Outcome]:
                 prepared.notes.append(f"MLflow was not reached and will be caught up: {s.tracking.broken}")
         if page := report_page(results):
             prepared.notes.append(f"report: {page}")
-        if version := s.register(results):
-            prepared.notes.append(f"registered: {version}")
+        try:
+            if version := s.register(results):
+                prepared.notes.append(f"registered: {version}")
+        except StepVideoError as e:
+            prepared.notes.append(f"not registered, the same command tries it again: {e}")
     return results
 
 

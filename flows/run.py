@@ -110,6 +110,20 @@ def _next(prepared: Prepared) -> str:
     return hint({name: o.artifact.out for name, o in prepared.results.items()}) if hint else NEXT
 
 
+def _in_flow(cascade: Any, prepared: Prepared) -> None:
+    """Raises what ended the cascade; a Prefect server that was lost on the way is a note."""
+    try:
+        cascade(prepared.overrides, prepared.until, return_state=True).result()
+    except BaseException as e:
+        if prepared.error:
+            raise prepared.error from None
+        if not prepared.results or not isinstance(e, Exception):
+            raise
+        prepared.notes.append(f"Prefect was not reached: {e}")
+    if prepared.error:
+        raise prepared.error
+
+
 def _in_prefect(prepared: Prepared) -> None:
     from tasks.prefect_server import temporary_server
 
@@ -126,10 +140,7 @@ def _in_prefect(prepared: Prepared) -> None:
         wait_until_up()
         token = PREPARED.set(prepared)
         try:
-            state = cascade(prepared.overrides, prepared.until, return_state=True)
-            if prepared.error:
-                raise prepared.error
-            state.result()  # raises if Prefect itself failed
+            _in_flow(cascade, prepared)
         finally:
             PREPARED.reset(token)
             flow_closed(Store(prepared.cfg["store"]), prepared.record_id)

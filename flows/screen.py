@@ -21,7 +21,15 @@ from tasks.stages import Outcome
 if TYPE_CHECKING:
     from stepvideo.training.predict import Prediction
 
-STYLE = {"hit": "green", "run": "yellow", "running": "cyan", "depends": "dim", "damaged": "red", "failed": "red"}
+STYLE = {
+    "hit": "green",
+    "run": "yellow",
+    "pending": "yellow",
+    "running": "cyan",
+    "depends": "dim",
+    "damaged": "red",
+    "failed": "red",
+}
 # The metrics of a kind that say most; the first that a stage has is shown, else the first of all.
 KEY_METRICS = {
     "raw": ("videos",),
@@ -152,10 +160,18 @@ class Screen:
             done, total = last["done"], last["total"]
             self._progress.update(self._tasks[spec.stage], completed=done, total=total, unit=last["unit"])
         for r in records:
+            if r["type"] == "queue" and r["said"]:
+                self._queued(spec.stage, r["said"])
             if r.get("name") in ("preempted", "failed"):
                 self.console.print(
                     f"[yellow]! {spec.stage} {r['name']}[/] {escape(r.get('error', ''))}", highlight=False
                 )
+
+    def _queued(self, stage: str, said: str) -> None:
+        if self.console.is_terminal and stage in self._tasks:
+            self._progress.update(self._tasks[stage], description=f"{stage} [dim]{escape(said)}[/]")
+        else:
+            self.console.print(f"  {stage} [dim]{escape(said)}[/]", highlight=False)
 
     def ended(self, spec: StageSpec, outcome: Outcome | None, error: BaseException | None) -> None:
         with self._lock:

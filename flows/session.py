@@ -22,8 +22,10 @@ from tasks.gatekeeper import GATED, check
 from tasks.launch import Launcher
 from tasks.launchers import launcher
 from tasks.ledger import Ledger
+from tasks.producers import producers
 from tasks.reap import reap_mlflow, reap_records
 from tasks.record import RunRecord, recorded
+from tasks.shipping import Shipping
 from tasks.snapshot import snapshot
 from tasks.stages import Listener, Outcome, run_stage
 from tasks.tracking import Server, Tracking
@@ -169,7 +171,10 @@ def session(
         jobs = launcher(cluster["launcher"], copied, cluster["grace_s"], cluster["slurm"])
         dead = reap_records(store)
         tracking = _tracking(cfg, store, lineage) if cfg["tracking"]["mlflow"] else None
-        also = [tracking] if tracking else []
+        also: list[Listener] = [tracking] if tracking else []
+        also += producers((n.config for n in nodes), jobs, copied)
+        consumer = Shipping(store.root)
+        also.append(consumer)
         code = fingerprints(nodes)
         s = Session(cfg, nodes, store, code, jobs, record, [*listeners, *also], tracking, lineage, killed=len(dead))
         try:
@@ -178,6 +183,8 @@ def session(
             if tracking:
                 tracking.close(e)
             raise
+        finally:
+            consumer.close()
         if tracking:
             tracking.close()
             record.update_tracking(mlflow_parent=tracking.parent, mlflow=tracking.children, broken=tracking.broken)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from stepvideo import storage
 from stepvideo.artifact import Store, damage, is_running
 from stepvideo.errors import ArtifactError
 from stepvideo.sink import read_events
-from tasks.launch import log_paths
 from tasks.ledger import Ledger
+from tasks.logs import Tail
 from tasks.record import RunRecord, records
+from tasks.slurm_queue import RECORD, Job, in_words, squeue, waits
 
 COMPLETE, WAITING = "complete", "waiting"
 
@@ -67,33 +69,45 @@ def run_state(record: RunRecord) -> str:
 
 
 def stage_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:
-    """One row a stage: stage, state (complete | running | failed | damaged | stopped | waiting), detail, key, and what
-    its gate said (passed, warnings, docs) where one stands behind it."""
-    rows = []
+    """One row a stage: stage, state (complete | running | pending | failed | damaged | stopped | waiting), detail, key,
+    and what its gate said (passed, warnings, docs) where one stands behind it. Slurm is asked once, if it has jobs."""
+    rows, queue = [], None
+    if any((store.dir(n, s.get("key", "")) / RECORD).exists() for n, s in record.data["stages"].items()):
+        queue = squeue() or {}
     for node in record.data["nodes"]:
         known = record.data["stages"].get(node["name"], {})
-        state, detail = _stage(store, node["name"], known.get("key", ""), known)
+        state, detail = _stage(store, node["name"], known.get("key", ""), queue or {})
         row = {"stage": node["name"], "state": state, "detail": detail, "key": known.get("key", "")}
         rows.append(row | ({"gate": known["gate"]} if "gate" in known else {}))
     return rows
 
 
-def _stage(store: Store, name: str, key: str, known: dict[str, Any]) -> tuple[str, str]:
+def _stage(store: Store, name: str, key: str, queue: Mapping[str, list[Job]]) -> tuple[str, str]:
     if not key:
         return WAITING, ""
     directory = store.dir(name, key)
+    jobs = _jobs(directory, queue)
+    said = in_words(jobs)
     if is_running(directory):
-        return "running", progress(directory)
+        return "running", ", ".join(filter(None, (progress(directory), said)))
     artifact = store.find(name, key, verify=False)
     if artifact:
         if wrong := damage(directory, artifact.manifest):
             return "damaged", wrong
         return COMPLETE, key_metric(artifact)
+    if said:
+        return ("pending" if waits(jobs) else "running"), said
     error = directory / "error.json"
     if error.exists():
         said = storage.read_json(error)
         return "failed", f"{said['type']}: {said['message']}".splitlines()[0]
     return ("stopped", progress(directory)) if directory.exists() else (WAITING, "")
+
+
+def _jobs(directory: Path, queue: Mapping[str, list[Job]]) -> list[Job]:
+    with contextlib.suppress(ArtifactError):  # none was submitted, or its end is known
+        return queue.get(storage.read_json(directory / RECORD)["name"], [])
+    return []
 
 
 def progress(directory: Path) -> str:
@@ -125,7 +139,10 @@ def _table(record: RunRecord, rows: Iterable[dict[str, Any]]) -> Table:
 
 
 def logs_command(folder: str | None, stage: str, follow: bool) -> int:
-    """Print stdout and stderr of a stage's newest attempt; `follow` goes on until its job has ended."""
+    """Print stdout and stderr of a stage's newest attempt, lines of an array's elements with their numbers.
+
+    `follow` goes on until its job has ended.
+    """
     directory = stage_dir(store_of(folder), stage)
     attempts = Ledger(directory).attempts
     if not attempts:
@@ -133,22 +150,24 @@ def logs_command(folder: str | None, stage: str, follow: bool) -> int:
     if attempts[-1]["launcher"] == "debug":
         raise ArtifactError(f"{stage} ran inside the driver (cluster=debug); its output went to the driver's terminal")
     number = attempts[-1]["number"]
-    out, err = log_paths(directory, number)
     print(f"== {directory.parent.name}/{directory.name} attempt {number}", file=sys.stderr)
-    places = dict.fromkeys((out, err), 0)
+    tail = Tail(directory, number)
     while True:
-        running = is_running(directory)
-        for path, place in places.items():
-            if path.exists():
-                with path.open("rb") as f:
-                    f.seek(place)
-                    text = f.read()
-                places[path] = place + len(text)
-                sys.stdout.buffer.write(text)
+        live = follow and _at_it(directory)
+        for element, line in tail.read(end=not live):
+            print(f"[{element}] {line}" if element else line)
         sys.stdout.flush()
-        if not follow or not running:
+        if not live:
             return 0
         time.sleep(0.5)
+
+
+def _at_it(directory: Path) -> bool:
+    """Whether a job is at a stage, or waits in Slurm for its turn."""
+    if is_running(directory):
+        return True
+    queue = squeue() if (directory / RECORD).exists() else {}
+    return queue is None or any(j.active for j in _jobs(directory, queue))
 
 
 def stage_dir(store: Store, ref: str) -> Path:

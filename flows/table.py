@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from flows import head
+from flows import head, rounds
 from flows.graph import Row
+from stepvideo import storage
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,6 +32,7 @@ STAGES = {
     "average": "average",
     "pairs": "pairs",
     "dpo": "dpo",
+    **rounds.STAGES,
     "couplings": "couplings",
     "turbo": "turbo",
     "evaluate": "evaluate",
@@ -56,13 +58,15 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
         coded |= {"curate": "curate", "vae": vae}
     judged = {"vae": vae, "text": "text"}
     sft = [f"sft.{i + 1}" for i in range(cfg["sft_runs"])]
-    models = ["t2vi_540.s6", sft[0], "average", "dpo", "turbo"]
+    aligned = [rounds.policy(done) for done in range(cfg["on_policy_rounds"] + 1)]
+    models = ["t2vi_540.s6", sft[0], "average", *aligned, "turbo"]
 
     def data(family: str, name: str) -> dict[str, str]:
-        """What a stage of the DiT reads; sampling along the way takes the other networks too."""
+        """What a stage of the DiT reads; sampling along the way takes the other networks too, and so do producers."""
         every = _changed(cfg.get("only") or {}, name, "samples", "every")
         samples = cfg["stages"][family]["samples"]["every"] if every is None else every
-        return {**coded, "vae": vae, "text": "text"} if samples else coded
+        fed = _changed(cfg.get("only") or {}, name, "runtime", "data") or cfg["stages"][family]["runtime"]["data"]
+        return {**coded, "vae": vae, "text": "text"} if samples or fed == "streamed" else coded
 
     def gate(model: str) -> dict[str, str]:
         """The first evaluation tries the oracle on known truth; the others take its verdict."""
@@ -105,13 +109,19 @@ def rows(cfg: Mapping[str, Any]) -> list[Row]:
     for i, name in enumerate(sft):
         table.append(Row(name, "train", {"init": previous, **data("sft", name)}, "sft", {"subset": f"sft_{i + 1}"}))
     curves = {f"train.{r.name}": r.name for r in table if r.kind in ("text", "vae", "train")}
-    curves |= {"train.dpo": "dpo", "train.turbo": "turbo"}
+    curves |= {f"train.{name}": name for name in (*aligned, "turbo")}
+
+    def votes(family: str, name: str) -> dict[str, Any]:
+        own = _changed(cfg.get("only") or {}, name, "runtime", "votes")
+        return _voted(own or cfg["stages"][family]["runtime"]["votes"])
+
     table += [
         Row("average", "average", {name: name for name in sft}),
-        Row("pairs", "pairs", {"model": "average", **judged}),
+        Row("pairs", "pairs", {"model": "average", **judged}, set=votes("pairs", "pairs")),
         Row("dpo", "dpo", {"init": "average", "pairs": "pairs"}),
-        Row("couplings", "couplings", {"model": "dpo", **judged, **coded}),
-        Row("turbo", "turbo", {"init": "dpo", "couplings": "couplings", "latents": "latents"}, final=True),
+        *rounds.rows(cfg, "average", judged, votes),
+        Row("couplings", "couplings", {"model": aligned[-1], **judged, **coded}),
+        Row("turbo", "turbo", {"init": aligned[-1], "couplings": "couplings", "latents": "latents"}, final=True),
         *(Row(f"evaluate.{m}", "evaluate", {"model": m, **judged, **gate(m)}, "evaluate") for m in models),
         Row(
             "report", "report", {**clips, **curves, **{f"evaluate.{m}": f"evaluate.{m}" for m in models}}, lineage=True
@@ -126,6 +136,11 @@ def _changed(only: Any, name: str, *keys: str) -> Any:
         # YAML reads the 1 of sft.1 as a number
         only = {str(k): v for k, v in only.items()}.get(key) if isinstance(only, Mapping) else None
     return only
+
+
+def _voted(table: str) -> dict[str, Any]:
+    """People's votes, known by their content."""
+    return {"votes": storage.sha256_file(Path(table))} if table and Path(table).is_file() else {}
 
 
 def _ready(part: str, which: str) -> Row:

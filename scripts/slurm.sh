@@ -1,17 +1,22 @@
 #!/usr/bin/env bash
 # A real Slurm on this machine: one controller and several nodes with declared GPUs, none of them there. For tests and to
 # try `cluster=slurm`; root, no systemd, no cgroups. Debian packages slurm-wlm and munge (scripts/apt.sh installs them).
-#   scripts/slurm.sh start FOLDER [PORT]      prints the environment of its clients: eval "$(scripts/slurm.sh start …)"
+#   scripts/slurm.sh start FOLDER [PORT [S]]  prints the environment of its clients: eval "$(scripts/slurm.sh start …)";
+#                                             with S every node runs `stepvideo mind check --slurm` every S seconds
 #   scripts/slurm.sh stop FOLDER              cancels what runs and ends every process of this cluster, and no other
 #   scripts/slurm.sh status FOLDER            nodes and queue
 #   scripts/slurm.sh kill FOLDER WHAT         kill -9: `controller`, or a node with all its processes, as a power cut would
 #   scripts/slurm.sh revive FOLDER WHAT       start that again; the controller knows its queue from FOLDER
-# Nodes: training0-1 in the partitions `training` and `urgent` (preempts `training`), inference0-1 in `inference`.
+#   scripts/slurm.sh reboot FOLDER NODE       what `scontrol reboot` calls: stops its slurmd, empties FOLDER/hosts/NODE,
+#                                             whose files its checks see in place of the machine's, starts it again
+# With SLURM_ACCOUNTING=1 it has a slurmdbd (scripts/slurm_accounting.sh), which `kill` and `revive` know by that name.
+# Nodes: training0-1 in the partitions `training` and `urgent` (preempts `training`), inference0-1 in `inference`; the
+# partition `buffer` is empty and down.
 set -euo pipefail
 
 action=${1:-} root=${2:-} third=${3:-}
-[[ $action =~ ^(start|stop|status|kill|revive)$ && -n $root ]] || { sed -n '2,10s/^# \?//p' "$0"; exit 2; }
-[[ ! $action =~ ^(kill|revive)$ || -n $third ]] || { echo "$action what? controller, or the name of a node" >&2; exit 2; }
+[[ $action =~ ^(start|stop|status|kill|revive|reboot)$ && -n $root ]] || { sed -n '2,15s/^# \?//p' "$0"; exit 2; }
+[[ ! $action =~ ^(kill|revive|reboot)$ || -n $third ]] || { echo "$action what? controller, or the name of a node" >&2; exit 2; }
 [[ $action = start || -s $root/slurm.conf ]] || { echo "no cluster in $root" >&2; exit 1; }
 nodes=(training0 training1 inference0 inference1)
 gpus=8
@@ -29,7 +34,7 @@ end() { # PIDFILE SIGNAL
   rm -f "$1"
 }
 ours() { { grep -zlxF "SLURM_CONF=$root/slurm.conf" /proc/[0-9]*/environ | cut -d/ -f3; } 2>/dev/null || true; }
-start_node() { "$(daemon slurmd)" -N "$1" -f "$root/slurm.conf" -d "$(daemon slurmstepd)"; }
+start_node() { "$(daemon slurmd)" -N "$1" -f "$root/slurm.conf" -d "$(daemon slurmstepd)" "${@:2}"; }
 kill_jobs() { # on the node $1, or all; their step daemons too: nobody is left to tell the controller
   local p parent
   for p in $(ours); do
@@ -42,19 +47,25 @@ kill_jobs() { # on the node $1, or all; their step daemons too: nobody is left t
     fi
   done
 }
+accounting() { "$(dirname "${BASH_SOURCE[0]}")/slurm_accounting.sh" "$1" "$root" "${@:2}"; }
 is_step() { [ "$(cat "/proc/${1:-0}/comm" 2>/dev/null)" = slurmstepd ]; }
 
 if [ "$action" != start ]; then
   root=$(cd "$root" && pwd)
   export SLURM_CONF=$root/slurm.conf
+  case $action$third in
+    killslurmdbd | reviveslurmdbd) accounting "$action"; exit 0 ;;
+  esac
   case $action in
     status) sinfo -N -l; squeue ;;
     kill) if [ "$third" = controller ]; then end "$root/controller.pid" KILL; else end "$root/$third.pid" KILL; kill_jobs "$third"; fi ;;
     revive) if [ "$third" = controller ]; then "$(daemon slurmctld)" -f "$root/slurm.conf"; else start_node "$third"; fi ;;
+    reboot) end "$root/$third.pid" TERM; rm -rf "$root/hosts/$third"; sleep 1; start_node "$third" -b ;;
     stop)
       end "$root/controller.pid" TERM
       for node in "${nodes[@]}"; do end "$root/$node.pid" TERM; done
       kill_jobs
+      accounting stop
       end "$root/munge/pid" TERM ;;
   esac
   exit 0
@@ -68,12 +79,51 @@ mkdir -p "$root"
 root=$(cd "$root" && pwd)
 ! alive "$(cat "$root/controller.pid" 2>/dev/null)" || { echo "a cluster runs in $root already" >&2; exit 1; }
 port=${third:-26800}
-mkdir -p "$root"/{state,log,gpus,munge}
+health_s=${4:-}
+python=${STEPVIDEO_PYTHON:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin/python}
+mkdir -p "$root"/{state,log,gpus,munge,mind,hosts}
 for i in $(seq 0 $((gpus - 1))); do ln -sfn /dev/null "$root/gpus/$i"; done
 chmod 711 "$root/munge"
 (umask 077; head -c 128 /dev/urandom > "$root/munge/key")
 echo "Name=gpu Type=h800 File=$root/gpus/[0-$((gpus - 1))]" > "$root/gres.conf"
 echo "CgroupAutomount=no" > "$root/cgroup.conf"
+
+# Slurm gives its programs no node's name: of several slurmd on one host it is the one that is their ancestor.
+cat > "$root/whoami" <<'PROGRAM'
+pid=$$ node=
+while [ "${pid:-0}" -gt 1 ] && [ -z "$node" ]; do
+  mapfile -d '' -t words < "/proc/$pid/cmdline"
+  [[ ${words[0]:-} == *slurmd && ${words[1]:-} == -N ]] && node=${words[2]}
+  pid=$(sed 's/.*) //' "/proc/$pid/stat" | cut -d' ' -f2)
+done
+[ -n "$node" ] || exit 1
+PROGRAM
+cat > "$root/health" <<PROGRAM
+#!/bin/bash
+. "$root/whoami"
+export SLURM_CONF="$root/slurm.conf" STEPVIDEO_MIND="$root/mind" OMP_NUM_THREADS=1
+cd "$(dirname "$(dirname "$(dirname "$python")")")" || exit 1
+exec "$python" -m stepvideo.mind.command check --slurm --node "\$node" --overlay "$root/hosts/\$node" \\
+  >> "$root/log/health-\$node.log" 2>&1
+PROGRAM
+cat > "$root/reboot" <<PROGRAM
+#!/bin/bash
+. "$root/whoami"
+setsid "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/slurm.sh" reboot "$root" "\$node" >> "$root/log/reboot.log" 2>&1 < /dev/null &
+PROGRAM
+chmod 755 "$root"/{health,reboot}
+health=${health_s:+"HealthCheckProgram=$root/health
+HealthCheckInterval=$health_s
+HealthCheckNodeState=ANY"}
+
+auth=munge storage=AccountingStorageType=accounting_storage/none
+if [ -n "${SLURM_ACCOUNTING:-}" ]; then # slurmdbd takes no root's word by munge
+  auth=none storage="AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((port + 5))
+AccountingStorageEnforce=limits
+AccountingStorageTRES=gres/gpu"
+fi
 
 cat > "$root/slurm.conf" <<CONF
 ClusterName=stepvideo
@@ -82,10 +132,10 @@ SlurmctldPort=$port
 SlurmUser=root
 # nobody but this machine can reach it, and on it only who reads the key
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-AuthType=auth/munge
-CredType=cred/munge
+AuthType=auth/$auth
+CredType=cred/$auth
 # cred_expire is also how long a requeued job waits; below 5 requeued jobs never start
-AuthInfo=cred_expire=5,socket=$root/munge/socket
+AuthInfo=cred_expire=5$([ $auth = none ] || echo ",socket=$root/munge/socket")
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -111,19 +161,24 @@ JobRequeue=1
 SchedulerParameters=sched_interval=1,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-AccountingStorageType=accounting_storage/none
+$storage
+RebootProgram=$root/reboot
+ResumeTimeout=60
+$health
 NodeName=DEFAULT CPUs=16 RealMemory=64000 Gres=gpu:h800:$gpus State=UNKNOWN
 $(for i in "${!nodes[@]}"; do echo "NodeName=${nodes[i]} NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$((port + 1 + i))"; done)
 PartitionName=DEFAULT DefaultTime=10 MaxTime=INFINITE DefMemPerCPU=100
 PartitionName=training Nodes=training[0-1] Default=YES PriorityTier=1 GraceTime=5
 PartitionName=urgent Nodes=training[0-1] PriorityTier=2 PreemptMode=OFF
 PartitionName=inference Nodes=inference[0-1] PriorityTier=1 PreemptMode=OFF
+PartitionName=buffer State=DOWN PreemptMode=OFF
 CONF
 
 export SLURM_CONF=$root/slurm.conf
 trap '[ $? = 0 ] || { tail -n 3 "$root"/log/*.log >&2; "$0" stop "$root"; }' EXIT
 "$(daemon munged)" --key-file="$root/munge/key" --socket="$root/munge/socket" --pid-file="$root/munge/pid" \
   --log-file="$root/log/munge.log" --seed-file="$root/munge/seed" --num-threads=2 --force 2>>"$root/log/munge.log"
+[ -z "${SLURM_ACCOUNTING:-}" ] || accounting start $((port + 5))
 "$(daemon slurmctld)" -f "$root/slurm.conf"
 for node in "${nodes[@]}"; do start_node "$node"; done
 for _ in $(seq 200); do

@@ -8,6 +8,7 @@ work="$(realpath -m "${WORK:-runs}")"
 mlflow_port="${MLFLOW_PORT:-5000}"
 prefect_port="${PREFECT_PORT:-4200}"
 export DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true PREFECT_SERVER_ANALYTICS_ENABLED=false
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # eight processes, of which nothing here makes use
 export PREFECT_HOME="${PREFECT_HOME:-$work/.prefect}"
 
 if [ ! -e "$work/mlflow.db" ]; then

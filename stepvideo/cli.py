@@ -20,24 +20,37 @@ from stepvideo.data import balance_command as balance
 from stepvideo.emulator import command as emulate
 from stepvideo.emulator import search_command as searching
 from stepvideo.errors import StageFailed, StepVideoError
+from stepvideo.evaluation import command as evaluating
+from stepvideo.evaluation.suites import command as suites
+from stepvideo.evaluation.suites import generate_command as suite_generate
 from stepvideo.inference import arguments
+from stepvideo.inference.attention import command as attending
 from stepvideo.inference.embed import command as embed
 from stepvideo.inference.export import command as export
 from stepvideo.inference.inspect import command as inspecting
 from stepvideo.inference.parity import command as parity
 from stepvideo.inference.serve import command as serving
+from stepvideo.mind import command as mind
+from stepvideo.pipes import command as pipes
+from stepvideo.preference import command as studies
+from stepvideo.subcommands import Command
+from stepvideo.telemetry import command as telemetry
 from stepvideo.training import average_command as average
 from stepvideo.training import export_command as export_checkpoint
 from stepvideo.training import fits_command as fits
 from stepvideo.training import lora_command as lora_merge
+from stepvideo.training import produce_command as producing
 from stepvideo.training import profile_command as profile
 from stepvideo.training import recipe_command as recipe
 from stepvideo.training import select_command as select
 from stepvideo.training import split_command as splitting
 from stepvideo.training import step_command as steps
+from stepvideo.training import telemetry_serve
 from stepvideo.training import tracked_command as tracked
 
 OVERRIDES = 'settings, for example: profile=smoke stages.sft.steps=50 cluster=debug raw=DIR (see conf/ and "plan")'
+
+ATTENTION = "inspect attention"  # one command of two words, beside `inspect DIR`
 
 REF = "stage, stage/key, a path, or model@alias of the registry"
 
@@ -45,6 +58,9 @@ REF = "stage, stage/key, a path, or model@alias of the registry"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = _parser()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:2] == ATTENTION.split():
+        argv[:2] = [ATTENTION]
     args, rest = parser.parse_known_args(argv)
     if rest:  # argparse ends a list of settings, or of rules, at the first option
         given = getattr(args, "overrides", getattr(args, "rules", None))
@@ -87,11 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     for name, call, text in (
         ("plan", _plan, "what a run would do and why; changes nothing"),
         ("run", _run, "run the cascade; the same command again goes on or takes everything from the store"),
+        ("align", _align, "the cascade with people's votes on its preference pairs: waits for their studies"),
     ):
         sub = command(name, call, text)
         sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
         sub.add_argument("--until", metavar="STAGE", help="this stage and what it needs, for example sft or average")
         sub.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+    sub.add_argument("--studies", required=True, metavar="DIR", help="folder of the studies, one a judged stage")
+    sub.add_argument("--study", action="append", default=[], metavar="KEY=VALUE", help="of a study, such as raters=3")
 
     sub = command("curate", _curate, "a folder of videos and images to clips, tags, subsets and a page to look at them")
     sub.add_argument(
@@ -129,6 +149,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
     _add_store(sub)
 
+    sub = command("cancel", _cancel, "cancel the Slurm jobs of a store, whether a driver waits for them or not")
+    _add_store(sub)
+
+    sub = command("service", _service, "print a systemd unit whose service is `stepvideo run` with these settings")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+
+    sub = command("worker", _worker, "be a Prefect worker, which runs cascades from the UI or a schedule")
+    sub.add_argument("--pool", default="stepvideo", help="the work pool; made if it is not there (stepvideo)")
+    _add_store(sub)
+
     sub = command("lineage", _lineage, "what an artifact was made from, down to the raw data, and how to make it again")
     sub.add_argument("ref", metavar="REF", help=REF)
     _add_store(sub)
@@ -140,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(sub)
 
     sub = command("doctor", _doctor, "what this machine has and lacks")
+    text = "instead, whether the Slurm cluster here takes the jobs of a run with these settings; runs a probe job"
+    sub.add_argument("--slurm", nargs="*", metavar="KEY=VALUE", help=text)
     sub.add_argument("--json", action="store_true", help="print JSON")
     _add_store(sub)
 
@@ -148,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(sub)
     _add_store(sub)
 
-    for name, module in (("serve", serving), ("export", export)):
+    for name, module in (("serve", serving), ("export", export), (ATTENTION, attending)):
         sub = command(name, partial(_with_located_model, module.call), module.HELP)
         module.add_arguments(sub)
         _add_model(sub)
@@ -161,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         ("balance", balance),
         ("select", select),
         ("average", average),
+        ("produce", producing),
         ("lora-merge", lora_merge),
         ("export-checkpoint", export_checkpoint),
         ("profile", profile),
@@ -173,13 +206,26 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_arguments(command("recipe", _recipe, recipe.HELP))
     fits.add_arguments(command("fits", _fits, fits.HELP))
     above = (
-        emulate.Command("fits", fits.HELP, fits.add_arguments, _fits),
-        emulate.Command("step", steps.HELP, steps.add_arguments, _step),
-        emulate.Command("split", splitting.HELP, splitting.add_arguments, _split),
-        emulate.Command("search", searching.HELP, searching.add_arguments, _search),
-        emulate.Command("validate", tracked.HELP, tracked.add_arguments, tracked.call),
+        Command("fits", fits.HELP, fits.add_arguments, _fits),
+        Command("step", steps.HELP, steps.add_arguments, _step),
+        Command("split", splitting.HELP, splitting.add_arguments, _split),
+        Command("search", searching.HELP, searching.add_arguments, _search),
+        Command("validate", tracked.HELP, tracked.add_arguments, tracked.call),
     )
     emulate.add_arguments(commands.add_parser("emulate", help=emulate.HELP, description=emulate.HELP), above)
+    minded = mind.Above(*(partial(_mind, name) for name in ("watch", "links", "reserve")))
+    mind.add_arguments(commands.add_parser("mind", help=mind.HELP, description=mind.HELP), minded)
+    making = Command("generate", suite_generate.HELP, _suite_arguments, _suite_generate)
+    suites.add_arguments(commands.add_parser("suite", help=suites.HELP, description=suites.HELP), (making,))
+    evaluate = commands.add_parser("evaluate", help=evaluating.HELP, description=evaluating.HELP)
+    evaluating.add_arguments(evaluate)
+    pipes.add_arguments(commands.add_parser("pipes", help=pipes.HELP, description=pipes.HELP))
+    studies.add_arguments(commands.add_parser("study", help=studies.HELP, description=studies.HELP))
+    served = telemetry_serve
+    server = Command("serve", served.HELP, served.add_arguments, served.call)
+    telemetry.add_arguments(
+        commands.add_parser("telemetry", help=telemetry.HELP, description=telemetry.HELP), (server,)
+    )
     return parser
 
 
@@ -204,6 +250,13 @@ def _run(args: argparse.Namespace) -> int:
     from flows.run import run_command
 
     return run_command(args.overrides, args.until, args.json)
+
+
+def _align(args: argparse.Namespace) -> int:
+    from flows.align import Asked
+    from flows.align_command import align_command
+
+    return align_command(Asked(args.overrides, args.studies, args.until or "", args.study), args.json)
 
 
 def _curate(args: argparse.Namespace) -> int:
@@ -238,6 +291,24 @@ def _status(args: argparse.Namespace) -> int:
     return status_command(args.store, args.reap, args.json)
 
 
+def _cancel(args: argparse.Namespace) -> int:
+    from flows.service import cancel_command
+
+    return cancel_command(args.store)
+
+
+def _service(args: argparse.Namespace) -> int:
+    from flows.service import service_command
+
+    return service_command(args.overrides)
+
+
+def _worker(args: argparse.Namespace) -> int:
+    from flows.service import worker_command
+
+    return worker_command(args.pool, args.store)
+
+
 def _logs(args: argparse.Namespace) -> int:
     from flows.status import logs_command
 
@@ -259,7 +330,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from flows.doctor import doctor_command
 
-    return doctor_command(args.store, args.json)
+    return doctor_command(args.store, args.json, args.slurm)
 
 
 def _recipe(args: argparse.Namespace) -> int:
@@ -292,8 +363,26 @@ def _search(args: argparse.Namespace) -> int:
     return search_command(args)
 
 
+def _mind(verb: str, args: argparse.Namespace) -> int:
+    from flows import mind
+
+    return getattr(mind, f"{verb}_command")(args)
+
+
 def _generate(args: argparse.Namespace) -> int:
     from flows.generate import generate_command
+
+    return generate_command(args)
+
+
+def _suite_arguments(parser: argparse.ArgumentParser) -> None:
+    suite_generate.add_arguments(parser)
+    _add_model(parser)
+    _add_store(parser)
+
+
+def _suite_generate(args: argparse.Namespace) -> int:
+    from flows.suite import generate_command
 
     return generate_command(args)
 

@@ -22,6 +22,8 @@ NOT_RESULT = {
     for m in (
         *("sink", "s3", "mirror", "storage", "artifact", "errors", "job", "cli", "stage", "fingerprint", "config"),
         *("world.config", "curation.config", "data.config", "training.config", "evaluation.config"),
+        *(f"telemetry.{m}" for m in ("config", "schema", "recorder", "rings", "device", "frames", "segments")),
+        *("training.recording", "training.monitor.consumed", "data.sources"),
     )
 }
 

@@ -168,6 +168,7 @@ def _run(
     stop = threading.Event()
     started = time.time()
     ctx = StageContext(config, inputs, tmp, work, sink, rank, world_size, stop, Path(spec.store) / PARTS, share)
+    ctx.stage, ctx.key = spec.stage, spec.key
     with handle_signals(lambda *_: stop.set()):  # training saves at the next step boundary (notes/mlops §5.5)
         metrics = run_fn(ctx)
     if share:

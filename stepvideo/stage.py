@@ -53,9 +53,12 @@ KINDS: dict[str, Kind] = {
     "given": Kind("stepvideo.training.given:run", "stepvideo.training.config:GivenConfig", "weights from a folder"),
     "latents": Kind("stepvideo.data.latents:run", "stepvideo.data.config:LatentsConfig", "cache latents, embeddings"),
     "train": Kind("stepvideo.training.train:run", "stepvideo.training.config:TrainConfig", "train the DiT"),
+    "produce": Kind("stepvideo.training.produce:run", "stepvideo.training.config:ProduceConfig", "encode and send"),
     "average": Kind("stepvideo.training.average:run", "stepvideo.training.config:AverageConfig", "average models"),
-    "pairs": Kind("stepvideo.training.pairs:run", "stepvideo.training.config:PairsConfig", "sample and judge pairs"),
-    "dpo": Kind("stepvideo.training.dpo:run", "stepvideo.training.config:DPOConfig", "Video-DPO"),
+    "pairs": Kind("stepvideo.training.pairs:run", "stepvideo.training.dpo_config:PairsConfig", "sample, judge pairs"),
+    "dpo": Kind("stepvideo.training.dpo:run", "stepvideo.training.dpo_config:DPOConfig", "Video-DPO"),
+    "reward": Kind("stepvideo.training.reward:run", "stepvideo.training.dpo_config:RewardConfig", "train on votes"),
+    "ranked": Kind("stepvideo.training.ranked:run", "stepvideo.training.dpo_config:RankedConfig", "pairs by reward"),
     "couplings": Kind("stepvideo.training.couplings:run", "stepvideo.training.config:CouplingsConfig", "2-RF pairs"),
     "turbo": Kind("stepvideo.training.turbo:run", "stepvideo.training.config:TurboConfig", "2-rectified flow"),
     "evaluate": Kind("stepvideo.evaluation.stage:run", "stepvideo.evaluation.config:EvaluateConfig", "score a model"),
@@ -143,6 +146,7 @@ class StageContext:
         shared: kept results that serve other keys, too; whoever writes there names them by all that they depend on.
         share: (i, n): as element i of a job array, do every n-th part, make no artifact, and raise `Shared`.
         expected: path in `out` → sha256 that the file must turn out to have, or the stage fails.
+        stage, key: whose run this is, for who watches.
     """
 
     config: Any
@@ -156,6 +160,8 @@ class StageContext:
     shared: Path | None = None
     share: tuple[int, int] | None = None
     expected: dict[str, str] = field(default_factory=dict)
+    stage: str = "stage"
+    key: str = ""
 
     def should_stop(self) -> bool:
         """True once a preemption signal came: save to `work` at the next boundary and raise `Preempted`."""

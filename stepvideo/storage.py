@@ -63,6 +63,26 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} cannot be read as JSON: {e}") from e
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one a line; empty lines are skipped. Raises ArtifactError, which names the line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # U+2028 and the like belong to a text
+    except (OSError, UnicodeDecodeError) as e:
+        raise ArtifactError(f"{path} cannot be read as JSON lines: {e}") from e
+    rows = []
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            raise ArtifactError(f"{path} line {n} is no JSON: {e}") from e
+        if not isinstance(row, dict):
+            raise ArtifactError(f"{path} line {n} is no JSON object")
+        rows.append(row)
+    return rows
+
+
 def sha256_file(path: Path) -> str:
     with Path(path).open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -104,12 +124,15 @@ def remove(path: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system allows one, which takes no space, else a copy."""
+    """A hard link where the file system allows one, which takes no space, else a copy. Raises ArtifactError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+        try:
+            shutil.copyfile(source, target)
+        except OSError as e:
+            raise ArtifactError(f"cannot put {source} at {target}: {e.strerror or e}") from e
 
 
 def filesystem(url: str) -> Any:

@@ -25,6 +25,7 @@ from stepvideo.artifact import is_held, is_running
 from stepvideo.errors import EXIT_PREEMPTED, ArtifactError, ConfigError
 from stepvideo.sink import read_events
 from stepvideo.stage import StageSpec
+from tasks.logs import log_paths
 from tasks.snapshot import job_environment
 
 FAILED = 1
@@ -34,9 +35,10 @@ _ENVIRON = threading.Lock()
 
 
 class Handle(Protocol):
-    """A job that was started. `ids` goes into the ledger."""
+    """A job that was started. `ids` goes into the ledger; `said` is what its queue says of it, for people."""
 
     ids: dict[str, Any]
+    said: str
 
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
@@ -55,13 +57,6 @@ class Launcher(Protocol):
         ...
 
     def submit(self, stage_dir: Path, number: int, timeout_s: float) -> Handle: ...
-
-
-def log_paths(stage_dir: Path, number: int, element: int = 0) -> tuple[Path, Path]:
-    """Where attempt `number`, or another than the first element of its job array, writes its stdout and stderr."""
-    name = f"attempt-{number}" + (f".{element}" if element else "")
-    logs = stage_dir / "logs"
-    return logs / f"{name}.out", logs / f"{name}.err"
 
 
 def _array(stage_dir: Path) -> int:
@@ -106,6 +101,8 @@ def _above_info(record: logging.LogRecord) -> bool:
 
 
 class _Ended:
+    said = ""
+
     def __init__(self, code: int) -> None:
         self.code = code
         self.ids: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
@@ -144,6 +141,8 @@ class Local(_Here):
 
 
 class _Process:
+    said = ""
+
     def __init__(self, process: subprocess.Popen[bytes], timeout_s: float, grace_s: float) -> None:
         self._process, self._grace_s = process, grace_s
         self._deadline = time.monotonic() + timeout_s if timeout_s else None
@@ -190,14 +189,16 @@ class SubmititLocal(_Here):
         (stage_dir / "error.json").unlink(missing_ok=True)  # elements leave it to whoever starts them
         with _environ(job_environment(self._code)):
             submitted = executor.map_array(job.main, [str(stage_dir)] * len(shares), shares)
-        return _Submitted(submitted, stage_dir, number)
+        return _Submitted(submitted, stage_dir, number, array=elements > 0)
 
 
 class _Submitted:
     """A job, or the elements of a job array as one: it ends when all have ended."""
 
-    def __init__(self, jobs: Sequence[Any], stage_dir: Path, number: int) -> None:
-        self._jobs, self._dir, self._number = jobs, stage_dir, number
+    said = ""
+
+    def __init__(self, jobs: Sequence[Any], stage_dir: Path, number: int, array: bool) -> None:
+        self._jobs, self._dir, self._number, self._array = jobs, stage_dir, number, array
         self._since = time.time()
         self._unlinked = set(range(len(jobs)))
         self.ids: dict[str, Any] = {"job_id": " ".join(j.job_id for j in jobs), "host": socket.gethostname()}
@@ -234,7 +235,8 @@ class _Submitted:
     def _link_logs(self) -> None:
         """submitit names its logs by job id; give them the names that `stepvideo logs` looks for."""
         for element in sorted(self._unlinked):
-            links, paths = log_paths(self._dir, self._number, element), self._jobs[element].paths
+            named = element if self._array else None
+            links, paths = log_paths(self._dir, self._number, named), self._jobs[element].paths
             for link, target in zip(links, (paths.stdout, paths.stderr), strict=True):
                 if not target.exists():
                     return
@@ -261,6 +263,8 @@ def _environ(extra: dict[str, str]) -> Any:
 
 class Attached:
     """A live job that another driver started."""
+
+    said = ""
 
     def __init__(self, stage_dir: Path, ids: dict[str, Any] | None = None) -> None:
         self._dir = stage_dir

@@ -58,8 +58,12 @@ def _close_child(store: Store, server: Server, directory: Path, stage: str, key:
     return status
 
 
-def reap_prefect(store: Store) -> list[str]:
-    """Move flow runs of dead drivers, and their task runs, from RUNNING to CRASHED. Needs Prefect's environment set."""
+def reap_prefect(store: Store, again: bool = False) -> list[str]:
+    """Move flow runs of dead drivers, and their task runs, from RUNNING to CRASHED. Needs Prefect's environment set.
+
+    Args:
+        again: those that a worker ran are scheduled again instead.
+    """
     todo = [
         r for r in records(store) if r.data["tracking"].get("flow_run") and not r.data["tracking"].get("flow_closed")
     ]
@@ -68,7 +72,7 @@ def reap_prefect(store: Store) -> list[str]:
         return []
     from prefect import get_client
     from prefect.exceptions import ObjectNotFound
-    from prefect.states import Crashed
+    from prefect.states import AwaitingRetry, Crashed
 
     done = []
     with get_client(sync_client=True) as client:
@@ -84,8 +88,10 @@ def reap_prefect(store: Store) -> list[str]:
                 if task_run.state and not task_run.state.is_final():
                     client.set_task_run_state(task_run.id, state, force=True)
             if run.state and not run.state.is_final():
+                if again and run.deployment_id:
+                    state = AwaitingRetry(message="its worker was killed; the jobs go on")
                 client.set_flow_run_state(run.id, state, force=True)
-                done.append(f"Prefect: {run.name} → CRASHED")
+                done.append(f"Prefect: {run.name} → {(state.name or '').upper()}")
             record.update_tracking(flow_closed=True)
     return done
 

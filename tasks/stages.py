@@ -5,6 +5,7 @@ The same call again continues where the last one stopped, whoever made it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -17,12 +18,13 @@ from typing import Any, Protocol
 
 from stepvideo import storage
 from stepvideo.artifact import Artifact, Store
-from stepvideo.errors import EXIT_PREEMPTED, StageFailed
+from stepvideo.errors import EXIT_PREEMPTED, ArtifactError, StageFailed
 from stepvideo.job import EXIT_BUSY
 from stepvideo.sink import read_events
 from stepvideo.stage import StageSpec
-from tasks.launch import TIMED_OUT, Handle, Launcher, log_paths
+from tasks.launch import TIMED_OUT, Handle, Launcher
 from tasks.ledger import Ledger
+from tasks.logs import newest_errors
 
 POLL_S = 0.1
 FOLLOW_S = 0.5
@@ -39,7 +41,10 @@ class Listener(Protocol):
     def started(self, spec: StageSpec, ledger: Ledger, attached: bool) -> None: ...
 
     def events(self, spec: StageSpec, records: list[dict[str, Any]], offset: int) -> None:
-        """New records of `events.jsonl`; `offset` is where the next ones begin."""
+        """New records of `events.jsonl`, and {"type": "queue", "said": …} when a queue says something new of its job.
+
+        `offset` is where the next ones of the file begin.
+        """
         ...
 
     def ended(self, spec: StageSpec, outcome: Outcome | None, error: BaseException | None) -> None: ...
@@ -87,6 +92,7 @@ def run_stage(
     store, listener = Store(spec.store), listener or Silent()
     hit = store.find(spec.stage, spec.key)
     if hit:
+        _settle(launcher, hit.dir)
         outcome = Outcome(hit, cached=True)
         listener.ended(spec, outcome, None)
         return outcome
@@ -105,6 +111,13 @@ def run_stage(
     return outcome
 
 
+def _settle(launcher: Launcher, directory: Path) -> None:
+    """Let go of a job whose driver did not live to see its artifact."""
+    with contextlib.suppress(ArtifactError):
+        if left := launcher.attach(directory, {}):
+            left.poll()
+
+
 @dataclass
 class _Run:
     spec: StageSpec
@@ -116,6 +129,7 @@ class _Run:
     grace_s: float
     cancel: threading.Event
     lineage: Callable[[Ledger], dict[str, Any]] | None
+    handle: Handle | None = None
     offset: int = 0  # in events.jsonl, of what the listener has not seen
 
     def to_the_end(self) -> Artifact:
@@ -147,6 +161,7 @@ class _Run:
 
     def _once(self, handle: Handle | None, timeout_s: float) -> int:
         """One job from submission, or from the moment of attaching, to its exit code."""
+        self.handle = handle
         with _Follower(self):
             if not handle:
                 if self.lineage:
@@ -156,6 +171,7 @@ class _Run:
                 number = self.ledger.begin_attempt(launcher=self.launcher.name, started=time.time(), **here)
                 handle = self.launcher.submit(self.directory, number, timeout_s)
                 self.ledger.update_attempt(**handle.ids)
+            self.handle = handle
             code = self._wait(handle)
         self.ledger.update_attempt(ended=time.time(), exit=code)
         return code
@@ -176,9 +192,9 @@ class _Run:
 
     def _explain(self, code: int, error: dict[str, Any], failures: int) -> str:
         what = f"{error['type']}: {error['message']}" if error else _in_words(code)
-        err = log_paths(self.directory, len(self.ledger.attempts))[1]
+        err = newest_errors(self.directory, len(self.ledger.attempts))
         times = f" after {failures} attempts" if failures > 1 else ""
-        where = f"\n  log: {err}" if err.exists() else ""
+        where = f"\n  log: {err}" if err else ""
         return (
             f"stage {self.spec.stage} failed{times}: {what}{where}"
             f"\n  run it by hand: python -m stepvideo.job {self.directory}"
@@ -199,6 +215,7 @@ class _Follower:
 
     def __init__(self, run: _Run) -> None:
         self._run = run
+        self._said = ""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name=f"follow-{run.spec.stage}")
 
@@ -217,5 +234,8 @@ class _Follower:
     def _read(self) -> None:
         run = self._run
         records, run.offset = read_events(run.directory / "events.jsonl", run.offset)
+        if run.handle and run.handle.said != self._said:
+            self._said = run.handle.said
+            records.append({"type": "queue", "said": self._said, "time": time.time()})
         if records:
             run.listener.events(run.spec, records, run.offset)

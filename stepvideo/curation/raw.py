@@ -11,13 +11,12 @@ Captions come with a `sidecars.jsonl` in any of the folders (format: `stepvideo.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
 from stepvideo import s3, storage
 from stepvideo.config import digest
-from stepvideo.errors import ArtifactError, StepVideoError
+from stepvideo.errors import StepVideoError
 from stepvideo.stage import StageContext
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m4v")
@@ -96,7 +95,7 @@ class Folder:
         return {path.relative_to(self.root).as_posix(): storage.sha256_file(path) for path in said}
 
     def bring(self, name: str, folder: Path) -> None:
-        link_or_copy(self.root / name, folder / name)
+        storage.link_or_copy(self.root / name, folder / name)
 
     def _row(self, path: Path, kind: str) -> dict[str, Any]:
         row: dict[str, Any] = {"file": path.relative_to(self.root).as_posix(), "kind": kind, "error": "", "etag": ""}
@@ -162,19 +161,6 @@ def run(ctx: StageContext) -> dict[str, float]:
     }
     storage.write_json(ctx.out / "index.json", counts | ({} if here else {"url": found.url}))
     return {k: float(v) for k, v in counts.items()}
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put `source`'s content at `target` without copying bytes where that is possible. Raises ArtifactError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    real = source.resolve()
-    try:
-        os.link(real, target)
-    except OSError:  # another file system, or one without hard links
-        try:
-            shutil.copyfile(real, target)
-        except OSError as e:
-            raise ArtifactError(f"cannot put {source} at {target}: {e.strerror or e}") from e
 
 
 def _listed(found: Place, where: str | Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stepvideo.curation import funnel, sheet_captions
 from stepvideo.curation.sheet_data import Card, Sheet
-from stepvideo.evaluation.style import CSS
+from stepvideo.page_style import CSS
 from stepvideo.svg import Mark, bar_chart, histogram
 
 ASSETS = Path(__file__).with_name("sheet_assets")

@@ -24,7 +24,6 @@ from stepvideo.curation.config import CurateConfig
 from stepvideo.curation.cut import process
 from stepvideo.curation.fetching import with_bytes
 from stepvideo.curation.parts import run_parts
-from stepvideo.curation.raw import link_or_copy
 from stepvideo.curation.records import (
     Result,
     Row,
@@ -200,7 +199,7 @@ def _publish(ctx: StageContext, sources: list[Source], clips: list[Row]) -> None
         if row["stored"] == "source":
             ctx.expected[name] = row["source_sha256"]
         here = by_content.get(row["source_sha256"]) if row["stored"] == "source" else None
-        link_or_copy(here or ctx.work / name, ctx.out / name)
+        storage.link_or_copy(here or ctx.work / name, ctx.out / name)
 
 
 def _funnel(files: list[Row], clips: list[Row], config: CurateConfig) -> dict[str, Any]:

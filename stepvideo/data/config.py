@@ -50,6 +50,10 @@ class LatentsConfig(StageConfig):
         if not 0 <= self.max_failed < 1:
             raise ValueError(f"max_failed={self.max_failed} must lie in [0, 1)")
 
+    def clips_in_batch(self, frames: int) -> int:
+        """Clips of so many frames that are encoded at once. Rounding depends on it: streamed latents keep to it."""
+        return max(1, self.batch_size * min(self.lengths) // frames)
+
 
 def clips_at_once(frames: int, height: int, width: int, chunk: int) -> int:
     """How many clips a VAE with chunks of so many frames (0: no chunks) encodes in one call."""

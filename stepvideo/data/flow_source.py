@@ -77,6 +77,13 @@ class FlowSource:
         Raises:
             ConfigError: the step's packs cannot be dealt evenly to the ranks.
         """
+        dealt = self.dealt(step, rank, ranks, accumulate)
+        total = sum(len(group.rows) for groups in dealt for group in groups)
+        own = [self._batch(step, group, total) for group in dealt[rank]]
+        return own + [self._dummy(step, total)] * (max(map(len, dealt)) - len(own))
+
+    def dealt(self, step: int, rank: int, ranks: int, accumulate: int) -> list[list[Group]]:
+        """What every rank has in `step`, before anything is read. Raises as `micro_batches`."""
         packs = self.plan.packs(step)
         check_ranks(len(packs), ranks)
         film, stills = self._film(packs), self._stills(packs)
@@ -85,9 +92,27 @@ class FlowSource:
             groups = [g for pack in [*film[r::ranks], *stills[r::ranks]] for g in pack]
             parts = [Group(g.kind, g.bucket, g.rows[j::accumulate]) for g in groups for j in range(accumulate)]
             dealt.append([part for part in parts if part.rows])
-        total = sum(len(p.videos) + len(p.images) for p in packs)
-        own = [self._batch(step, group, total) for group in dealt[rank]]
-        return own + [self._dummy(step, total)] * (max(map(len, dealt)) - len(own))
+        return dealt
+
+    def pack(self, step: int, number: int) -> list[Group]:
+        """What one pack of a step holds: rank r of n computes those with number % n = r."""
+        packs = self.plan.packs(step)
+        return [*self._film(packs)[number], *self._stills(packs)[number]]
+
+    def caption(self, step: int, i: int, kind: str, row: int) -> int:
+        """Number of the caption that sample i of the global batch has."""
+        draws = self.draws
+        drop, what, which = rng(draws.seed, "caption", step, i).random(3)
+        return EMPTY if drop < draws.drop_captions else self.of(kind).caption(row, what, which, draws.captions)
+
+    def of(self, kind: str) -> SampleSet:
+        """The set of videos, or that of images."""
+        data = self.videos if kind == "video" else self.images
+        assert data is not None
+        return data
+
+    def close(self) -> None:
+        """Nothing more is asked for."""
 
     def _film(self, packs: Sequence[Pack]) -> list[list[Group]]:
         """The videos of every pack, which are of one bucket."""
@@ -111,29 +136,32 @@ class FlowSource:
 
     def _batch(self, step: int, group: Group, total: int) -> Batch:
         draws, indices = self.draws, [i for i, _ in group.rows]
-        data = self.videos if group.kind == "video" else self.images
-        assert data is not None
-        shape = data.shape(group.bucket)
+        shape = self.of(group.kind).shape(group.bucket)
+        return {
+            **self._read(step, group),
+            "x0": torch.stack([gaussian(shape, draws.seed, "noise", step, i) for i in indices]),
+            "t": timesteps(draws.timesteps, draws.seed, step, indices, total),
+            "kind": group.kind,
+            "bucket": group.bucket,
+            "share": len(indices) / total,
+        }
+
+    def _read(self, step: int, group: Group) -> Batch:
+        """What comes from the data: latents (or what they are made of), text, ids, failures."""
+        data = self.of(group.kind)
         tensors, captions, ids, failed = [], [], [], []
         for i, asked in group.rows:
-            eps = gaussian(shape, draws.seed, "posterior", step, i) if draws.sample_posterior else None
-            row, sample, bad = data.sample(asked, eps)
-            drop, kind, which = rng(draws.seed, "caption", step, i).random(3)
-            captions.append(EMPTY if drop < draws.drop_captions else data.caption(row, kind, which, draws.captions))
+            row, sample, bad = data.sample(asked, self._eps(step, i, data.shape(group.bucket)))
+            captions.append(self.caption(step, i, group.kind, row))
             tensors.append(sample)
             ids.append(data.id(row))
             failed += bad
-        return {
-            **{name: torch.stack([s[name] for s in tensors]) for name in tensors[0]},
-            "x0": torch.stack([gaussian(shape, draws.seed, "noise", step, i) for i in indices]),
-            "t": timesteps(draws.timesteps, draws.seed, step, indices, total),
-            **self.text.batch(captions),
-            "kind": group.kind,
-            "bucket": group.bucket,
-            "ids": ids,
-            "share": len(indices) / total,
-            "failed": failed,
-        }
+        stacked = {name: torch.stack([s[name] for s in tensors]) for name in tensors[0]}
+        return {**stacked, **self.text.batch(captions), "ids": ids, "failed": failed}
+
+    def _eps(self, step: int, i: int, shape: Sequence[int]) -> Tensor | None:
+        """Noise of the posterior of sample i."""
+        return gaussian(shape, self.draws.seed, "posterior", step, i) if self.draws.sample_posterior else None
 
     def _dummy(self, step: int, total: int) -> Batch:
         """The cheapest sample there is; it does not count."""

@@ -246,6 +246,11 @@ def vae_digest(root: Path) -> str:
     return storage.sampled_digest([Path(root) / "vae"])
 
 
+def text_digest(root: Path) -> str:
+    """The setting "text" of caches that the text encoders of this model folder make."""
+    return storage.sampled_digest(Path(root) / name for name in ("step_llm", "hunyuan_clip"))
+
+
 def _index_in(values: Any, known: pa.Array) -> Any:
     """The place of every value among the known ones; null where it is none of them."""
     return pc.index_in(values, value_set=known)  # pyright: ignore[reportAttributeAccessIssue]

@@ -66,7 +66,7 @@ def encode_text(ctx: StageContext, texts: list[str], device: torch.device) -> li
             raise Preempted
 
     batches = [texts[i : i + cfg.text_batch_size] for i in range(0, len(texts), cfg.text_batch_size)]
-    makes = [partial(_encode, encoders, batch) for batch in batches]
+    makes = [partial(embed, encoders, batch) for batch in batches]
     placed = pack(ctx.work, PREFIX, makes, cfg.shard_mb * 10**6, after)
     shard = np.repeat([n for n, _ in placed], [len(tokens) for _, tokens in placed])
     tokens = np.concatenate([tokens for _, tokens in placed])
@@ -83,7 +83,7 @@ def encode_text(ctx: StageContext, texts: list[str], device: torch.device) -> li
 
 
 @torch.no_grad()
-def _encode(encoders: TextEncoders, texts: list[str]) -> Part:
+def embed(encoders: TextEncoders, texts: list[str]) -> Part:
     """llm [tokens, D] ragged, clip [texts, L, D'], bfloat16; the record is every text's number of LLM tokens."""
     batch = encoders.encode(texts)
     llm, clip, mask = (

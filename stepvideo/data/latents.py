@@ -36,7 +36,7 @@ from stepvideo.data.clips import Clip, load_catalog, load_ids
 from stepvideo.data.config import LatentsConfig
 from stepvideo.data.encoding import encode_pixels
 from stepvideo.data.frames import window
-from stepvideo.data.latent_cache import FORMAT, SETTINGS, vae_digest
+from stepvideo.data.latent_cache import FORMAT, SETTINGS, text_digest, vae_digest
 from stepvideo.data.latent_text import Captions, encode_text
 from stepvideo.data.shards import Part, hand_over, pack, shard_name
 from stepvideo.diffusion.latent_stats import LatentStats
@@ -134,7 +134,7 @@ class _Encoder:
 
     def _bucket(self, prefix: str, bucket: Bucket, clips: list[Clip]) -> list[tuple[int, dict[str, Any]]]:
         cfg: LatentsConfig = self.ctx.config
-        size = max(1, cfg.batch_size * min(cfg.lengths) // bucket.frames)
+        size = cfg.clips_in_batch(bucket.frames)
         batches = [clips[i : i + size] for i in range(0, len(clips), size)]
         read = _ahead(self.pool, self.ctx.inputs["curate"], batches, bucket)
 
@@ -265,6 +265,5 @@ def _judge(failed: dict[str, str], total: int, most: float) -> None:
 
 def _settings(ctx: StageContext, vae: VideoVAE, shapes: dict[str, list[int]]) -> dict[str, Any]:
     config = {k: v for k, v in asdict(ctx.config).items() if k != "runtime"}
-    text = storage.sampled_digest(ctx.inputs["text"] / name for name in ("step_llm", "hunyuan_clip"))
-    digests = {"vae": vae_digest(ctx.inputs["vae"]), "text": text}
+    digests = {"vae": vae_digest(ctx.inputs["vae"]), "text": text_digest(ctx.inputs["text"])}
     return config | digests | {"format": FORMAT, "z_channels": vae.cfg.z_channels, "buckets": shapes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,6 +122,11 @@ def step_loader(
 
 
 def _alone(worker: int) -> None:
-    """OpenCV's threads do not survive a fork, and workers are the parallelism here."""
+    """Leave the threads of the process that it was forked from alone.
+
+    OpenCV's do not survive a fork, and workers are the parallelism here. What others registered for the parent's exit
+    is not the worker's to run: Prefect's services fail on it, and the worker would end with exit code 1.
+    """
+    threading._threading_atexits.clear()  # type: ignore[attr-defined]
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)

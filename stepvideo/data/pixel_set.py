@@ -5,10 +5,10 @@ Draws, captions and windows are those of the cache, so that latents are equal to
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from stepvideo.diffusion.latent_stats import LatentStats
 from stepvideo.errors import ArtifactError, ConfigError
 from stepvideo.models.video_vae import VideoVAE
 
+T = TypeVar("T")
 STAND_INS = 8  # clips of a bucket that may fail one after the other
 
 
@@ -61,6 +62,15 @@ class PixelSet(ClipSet):
         Raises:
             ArtifactError: the clip and all that may stand in for it cannot be decoded.
         """
+        bucket = Bucket.parse(self.bucket(i))
+        row, pixels, failed = self.readable(i, lambda row: window(self.catalog, self.clips[row], *bucket))
+        tensors = {"pixels": torch.from_numpy(np.ascontiguousarray(pixels))}
+        return row, tensors if eps is None else tensors | {"eps": eps}, failed
+
+    def readable(self, i: int, read: Callable[[int], T]) -> tuple[int, T, list[tuple[str, str]]]:
+        """(the row that was read, what `read` made of it, clips that failed with reasons): row i, or else the next ones
+        of its bucket. Raises as `sample`.
+        """
         failed: list[tuple[str, str]] = []
         bucket = self.bucket(i)
         rows = self.buckets[bucket]
@@ -70,12 +80,9 @@ class PixelSet(ClipSet):
             if failed and failed[-1][0] == self.id(row):  # a clip of some weight has several rows
                 continue
             try:
-                pixels = window(self.catalog, self.clips[row], *Bucket.parse(bucket))
+                return row, read(row), failed
             except ArtifactError as e:
                 failed.append((self.id(row), str(e)))
-                continue
-            tensors = {"pixels": torch.from_numpy(np.ascontiguousarray(pixels))}
-            return row, tensors if eps is None else tensors | {"eps": eps}, failed
         reasons = "; ".join(f"{clip}: {reason}" for clip, reason in failed[:3])
         raise ArtifactError(
             f"{len(failed)} clips of bucket {bucket} in a row cannot be decoded: {reasons}; curate again"

@@ -43,19 +43,8 @@ class TextCache:
         return self._read(EMPTY, "clip").shape[0]
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """encoder_hidden_states [b, l, D], encoder_hidden_states_2 [b, L, D'], encoder_attention_mask [b, L + l]."""
-        llm, clip = [self._read(n, "llm") for n in numbers], torch.stack([self._read(n, "clip") for n in numbers])
-        length = clip.shape[1]
-        padded = torch.nn.utils.rnn.pad_sequence([t.float() for t in llm], batch_first=True)
-        mask = torch.zeros(len(llm), length + padded.shape[1], dtype=torch.int64)
-        mask[:, :length] = 1  # CLIP's padding is attended, as released
-        for row, tokens in enumerate(llm):
-            mask[row, length : length + len(tokens)] = 1
-        return {
-            "encoder_hidden_states": padded,
-            "encoder_hidden_states_2": clip.float(),
-            "encoder_attention_mask": mask,
-        }
+        """See `text_arguments`."""
+        return text_arguments([self._read(n, "llm") for n in numbers], [self._read(n, "clip") for n in numbers])
 
     def _read(self, number: int, tensor: str) -> Tensor:
         shard = shard_name(PREFIX, int(self.shard[number]))
@@ -64,3 +53,19 @@ class TextCache:
             return self.cache.shards.read(shard, "clip", row, row + 1)[0]
         first = int(self.first[number])
         return self.cache.shards.read(shard, "llm", first, first + int(self.tokens[number]))
+
+
+def text_arguments(llm: Sequence[Tensor], clip: Sequence[Tensor]) -> dict[str, Tensor]:
+    """encoder_hidden_states [b, l, D], encoder_hidden_states_2 [b, L, D'], encoder_attention_mask [b, L + l] of
+    embeddings [tokens, D] and [L, D'] of b captions."""
+    length = len(clip[0])
+    padded = torch.nn.utils.rnn.pad_sequence([t.float() for t in llm], batch_first=True)
+    mask = torch.zeros(len(llm), length + padded.shape[1], dtype=torch.int64)
+    mask[:, :length] = 1  # CLIP's padding is attended, as released
+    for row, tokens in enumerate(llm):
+        mask[row, length : length + len(tokens)] = 1
+    return {
+        "encoder_hidden_states": padded,
+        "encoder_hidden_states_2": torch.stack(list(clip)).float(),
+        "encoder_attention_mask": mask,
+    }

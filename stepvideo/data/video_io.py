@@ -103,7 +103,7 @@ class VideoWriter:
     `pix_fmt="yuv420p"` plays everywhere and needs even sides. `"yuv444p"` takes any size and keeps colour edges: at
     64 px it measured 49 dB against 29 dB for flat coloured shapes (in smaller files), but not every browser plays it.
     `crf` is x264's scale: 0 lossless, 6 near-lossless, 18 visually lossless. `metadata` takes the mp4 tags that
-    players show (title, comment, …).
+    players show (title, comment, …). `x264` and `muxer` take further options of FFmpeg's encoder and mp4 muxer.
     """
 
     def __init__(
@@ -116,6 +116,8 @@ class VideoWriter:
         pix_fmt: str = "yuv420p",
         preset: str = "fast",
         metadata: Mapping[str, str] | None = None,
+        x264: Mapping[str, str] | None = None,
+        muxer: Mapping[str, str] | None = None,
     ) -> None:
         import av
 
@@ -130,14 +132,15 @@ class VideoWriter:
         self._av = av
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self._tmp), "w", format="mp4", options={"fflags": "+bitexact"})
+            options = {"fflags": "+bitexact", **(muxer or {})}
+            self._container = av.open(str(self._tmp), "w", format="mp4", options=options)
         except OSError as e:
             raise ArtifactError(f"cannot write {self.path}: {_reason(e)}; free space or choose another folder") from e
         self._container.metadata.update(metadata or {})
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(100_000))
         self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, pix_fmt
         # x264's macroblock tree gives other bytes from run to run on processors with AVX-512 (12 results in 14 runs).
-        self._stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0"}
+        self._stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0", **(x264 or {})}
         self._stream.codec_context.gop_size = GOP
         # Slices and lookahead depend on the number of threads, and so would the bytes.
         self._stream.codec_context.thread_count = 1

@@ -21,7 +21,8 @@ class DPO:
 
     `loss` carries the gradient; the others are for logs. `z` is the inside term of Eq. 9 (the policy prefers the
     winner more than the reference does where it is positive), `accurate` is 1 there, `reward_w` and `reward_l` are
-    the implicit rewards β·log(π/π_ref), `gradient_scale` is β·(1 − σ(β·z)), the factor of Eq. 9.
+    the implicit rewards β·log(π/π_ref), `gradient_scale` is −∂loss/∂z: β·(1 − σ(β·z)), the factor of Eq. 9.
+    `change_w` and `change_l` are L_θ − L_ref: both rising is how this training fails, with a margin that still grows.
     """
 
     loss: Tensor
@@ -30,6 +31,9 @@ class DPO:
     reward_w: Tensor
     reward_l: Tensor
     gradient_scale: Tensor
+    change_w: Tensor
+    change_l: Tensor
+    reference: Tensor  # mean of the reference's two losses: what the changes are to be compared with
 
     def logs(self) -> dict[str, float]:
         """Batch means under the names to log."""
@@ -41,10 +45,16 @@ class DPO:
             "reward_loser": self.reward_l.mean().item(),
             "reward_margin": (self.reward_w - self.reward_l).mean().item(),
             "gradient_scale": self.gradient_scale.mean().item(),
+            "negative_z": (self.z < 0).float().mean().item(),
+            "winner_change": self.change_w.mean().item(),
+            "loser_change": self.change_l.mean().item(),
+            "reference_loss": self.reference.mean().item(),
         }
 
 
-def dpo_loss(policy_w: Tensor, policy_l: Tensor, ref_w: Tensor, ref_l: Tensor, beta: float) -> DPO:
+def dpo_loss(
+    policy_w: Tensor, policy_l: Tensor, ref_w: Tensor, ref_l: Tensor, beta: float, label_smoothing: float = 0.0
+) -> DPO:
     """Diffusion-DPO carried over to flow matching (Eq. 8): −log σ(β·z).
 
     The log-ratio of a sample is bounded as in Wallace et al. (2024) by the difference of its denoising losses, here
@@ -54,13 +64,20 @@ def dpo_loss(policy_w: Tensor, policy_l: Tensor, ref_w: Tensor, ref_l: Tensor, b
         policy_w, policy_l, ref_w, ref_l: `velocity_loss` [pairs] of winner and loser under policy and reference, all
             four at the same noise and timestep of their pair (report §4.4). The reference's need no gradient.
         beta: strength; at policy = reference the loss is log 2 and the gradient scale β/2.
+        label_smoothing: probability ε that a label is wrong (conservative DPO, Mitchell 2023): the loss is then
+            −(1 − ε)·log σ(β·z) − ε·log σ(−β·z), lowest at σ(β·z) = 1 − ε instead of at no finite margin.
     """
-    log_ratio_w = -0.5 * (policy_w.float() - ref_w.float().detach())
-    log_ratio_l = -0.5 * (policy_l.float() - ref_l.float().detach())
+    change_w, change_l = policy_w.float() - ref_w.float().detach(), policy_l.float() - ref_l.float().detach()
+    log_ratio_w, log_ratio_l = -0.5 * change_w, -0.5 * change_l
     z = log_ratio_w - log_ratio_l
+    loss = -F.logsigmoid(beta * z)
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * F.logsigmoid(-beta * z)
     with torch.no_grad():
-        logs = ((z > 0).float(), beta * log_ratio_w, beta * log_ratio_l, beta * torch.sigmoid(-beta * z))
-    return DPO(-F.logsigmoid(beta * z), z.detach(), *logs)
+        scale = beta * (torch.sigmoid(-beta * z) - label_smoothing)
+        logs = ((z > 0).float(), beta * log_ratio_w, beta * log_ratio_l, scale)
+        reference = 0.5 * (ref_w.float() + ref_l.float())
+    return DPO(loss, z.detach(), *logs, change_w.detach(), change_l.detach(), reference.detach())
 
 
 def reflow_weight(t: Tensor, kind: str = "none", floor: float = 0.05) -> Tensor:

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from stepvideo.emulator import calibrate_command as calibrate
 from stepvideo.emulator import table_command as tables
 from stepvideo.emulator import timeline_command as timeline
+from stepvideo.subcommands import Command, add_commands
 
 HELP = "does it fit, how long is a step, which parallelism is best: before anything is launched (no GPU needed)"
-
-
-@dataclass(frozen=True)
-class Command:
-    """One sub-command."""
-
-    name: str
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    call: Callable[[argparse.Namespace], int]
 
 
 COMMANDS = (
@@ -33,8 +23,4 @@ COMMANDS = (
 
 def add_arguments(parser: argparse.ArgumentParser, others: Iterable[Command] = ()) -> None:
     """The sub-commands of this package, and `others` that need what lies above it."""
-    choices = parser.add_subparsers(required=True, metavar="WHAT")
-    for c in (*others, *COMMANDS):
-        sub = choices.add_parser(c.name, help=c.help, description=c.help)
-        sub.set_defaults(call=c.call)
-        c.add_arguments(sub)
+    add_commands(parser, (*others, *COMMANDS))

@@ -10,6 +10,7 @@ from typing import Any
 
 from stepvideo.errors import ArtifactError, ConfigError, StepVideoError
 from stepvideo.inference.memory.config import OFFLOAD, QUANTIZATION, TEXT, MemoryConfig
+from stepvideo.inference.repetition import repeated
 from stepvideo.inference.requests import OPTIONS, Request, from_file
 from stepvideo.parallel.config import ParallelConfig
 
@@ -31,23 +32,35 @@ SPELLED = {  # option on the command line: argument of the pipeline
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `generate` makes, and how the machine is used for it."""
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help='for example "一个红色的圆向右移动"')
+    text = "say this phrase of the prompt again after it, or all of it: what `inspect attention` calls neglected"
+    parser.add_argument("--repeat", nargs="?", const="", metavar="PHRASE", help=text)
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line, or .jsonl with settings a line")
     parser.add_argument("--out", type=Path, metavar="FILE.mp4", help="a folder with --prompts or --videos")
     parser.add_argument("--videos", type=int, default=1, metavar="N", help="videos a prompt, of consecutive seeds")
     parser.add_argument("--image", default="", metavar="FILE", help="the first frame, for an image-to-video model")
     parser.add_argument("--seed", type=int, default=0, metavar="INT", help="of the noise")
-    for option, (name, metavar, text) in SPELLED.items():
-        parser.add_argument(f"--{option}", dest=name, type=OPTIONS[name], metavar=metavar, help=text)
-    parser.add_argument("--preset", default="", metavar="NAME", help="settings of a released model: t2v, ti2v or turbo")
-    parser.add_argument("--fps", type=float, default=25, metavar="FLOAT", help="frames a second of the file (25)")
+    add_settings(parser)
     parser.add_argument("--preview", default="", choices=("png", "gif"), help="a picture of it beside the mp4")
     parser.add_argument("--overwrite", action="store_true", help="replace files that other settings made")
-    parser.add_argument("--embeddings", type=Path, metavar="FILE", help="text features made by `stepvideo embed`")
     parser.add_argument("--plan", action="store_true", help="print the memory it would take, and load nothing")
     parser.add_argument("--gpus", default="80,48,24", metavar="GB,…", help="with --plan: the cards to consider")
     add_machine(parser)
     add_ranks(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of progress")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """What decides a video beside its prompt and seed; `options_of` reads them."""
+    for option, (name, metavar, text) in SPELLED.items():
+        parser.add_argument(f"--{option}", dest=name, type=OPTIONS[name], metavar=metavar, help=text)
+    parser.add_argument("--preset", default="", metavar="NAME", help="settings of a released model: t2v, ti2v or turbo")
+    parser.add_argument("--fps", type=float, default=25, metavar="FLOAT", help="frames a second of the file (25)")
+    parser.add_argument("--embeddings", type=Path, metavar="FILE", help="text features made by `stepvideo embed`")
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The pipeline's arguments that were given."""
+    return {k: getattr(args, k) for k in OPTIONS if getattr(args, k) is not None}
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
@@ -128,8 +141,10 @@ def requests(args: argparse.Namespace) -> list[Request]:
         raise StepVideoError("give --out FILE.mp4 (a folder with --prompts or --videos)")
     if args.videos < 1:
         raise StepVideoError(f"--videos {args.videos}: give 1 or more")
-    given: dict[str, Any] = {k: getattr(args, k) for k in OPTIONS if getattr(args, k) is not None}
-    common = Request(args.prompt or "", args.out, args.seed, args.image, given)
+    if args.repeat is not None and args.prompt is None:
+        raise StepVideoError("--repeat belongs to one prompt; with --prompts, write what is said again into the file")
+    prompt = args.prompt if args.repeat is None else repeated(args.prompt, args.repeat)
+    common = Request(prompt or "", args.out, args.seed, args.image, options_of(args))
     if args.prompts is None and args.videos == 1:
         if os.path.isdir(args.out):
             raise StepVideoError(f"--out {args.out} is a folder; one video needs a file, such as {args.out}/a.mp4")

@@ -22,8 +22,8 @@ from stepvideo.inference.memory.plan import GIB, choose, smallest, survey
 from stepvideo.inference.memory.quantize import load_quantized_dit
 from stepvideo.inference.memory.report import read_networks
 from stepvideo.inference.memory.text import TextProcess, read_text_by_layer
-from stepvideo.inference.remote.client import TOKEN_VARIABLE
 from stepvideo.inference.remote.networks import RemoteTextEncoders, RemoteVAE
+from stepvideo.inference.remote.token import TOKEN_VARIABLE
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.models.config import VAEConfig
 from stepvideo.models.config_files import dit_config

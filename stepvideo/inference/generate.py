@@ -14,6 +14,8 @@ from stepvideo.data.video_io import read_video
 from stepvideo.diffusion.conditions import TextFeatures
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.outputs import (
+    USUAL,
+    Encoding,
     check_format,
     complete,
     preview_path,
@@ -44,28 +46,32 @@ def generate(
     fps: float = 25,
     preview: str = "",
     min_side: int = MIN_SIDE,
+    encoding: Encoding = USUAL,
     overwrite: bool = False,
     lineage: Mapping[str, Any] | None = None,
     features: TextFeatures | None = None,
     say: Callable[[str], None] = print,
     on_step: Callable[[int, int], None] | None = None,
+    on_done: Callable[[Generated], None] | None = None,
 ) -> list[Generated]:
     """Generate what is not there yet. Every request is checked before the first is begun.
 
     Args:
-        fps, preview, min_side: see `write_output`. A preview that is missing beside a finished video is made from it.
+        fps, preview, min_side, encoding: see `write_output`. A preview that is missing beside a finished video is made
+            from it.
         overwrite: replace a file that other settings made; one of the same settings is kept in any case.
         features: of all texts, made before by `stepvideo embed`; negative prompts count where there is guidance.
         lineage: goes into every file's metadata beside the settings and the digest of the weights.
         say: told each notice and each finished file.
         on_step: called with (steps done, steps in all) over all requests.
+        on_done: called with each video that is there, whether just made or before.
 
     Raises:
         ArtifactError: a model file is missing or damaged, or an output cannot be written.
         StepVideoError: an impossible setting, a file type, an existing file that other settings made.
     """
     check_format(fps, preview)
-    jobs = [_job(pipe, r, fps, lineage or {}, say) for r in requests]
+    jobs = [_job(pipe, r, fps, {**encoding.made_by, **(lineage or {})}, say) for r in requests]
     _check_distinct(jobs, preview)
     jobs = pipe.agree(lambda: [_what_is_there(job, preview, overwrite) for job in jobs])
     for notice in pipe.notices:
@@ -86,6 +92,8 @@ def generate(
             if job.preview and pipe.is_main:
                 write_preview(job.preview, read_video(job.out), job.made_by, fps)
             results.append(Generated(job.out, job.settings, 0, 0.0, cached=True))
+            if on_done is not None:
+                on_done(results[-1])
             say(f"{job.out}: there already, made with these settings")
             continue
 
@@ -95,9 +103,11 @@ def generate(
 
         out = pipe(job.request.prompt, prompt_embeds=features, callback_on_step_end=count, **_arguments(job.request))
         if pipe.is_main:
-            write_output(job.out, out.frames[0], job.made_by, fps, preview, min_side)
+            write_output(job.out, out.frames[0], job.made_by, fps, preview, min_side, encoding)
         seconds = time.perf_counter() - started
         results.append(Generated(job.out, job.settings, out.nfe, seconds))
+        if on_done is not None:
+            on_done(results[-1])
         s = job.settings.sampling
         done += s.steps
         cost = f"{s.steps} steps, {out.nfe} evaluations, {seconds:.1f} s"

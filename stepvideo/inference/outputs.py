@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,33 @@ from stepvideo.data.video_io import (
     write_image,
     write_video,
 )
-from stepvideo.errors import StepVideoError
+from stepvideo.errors import ConfigError, StepVideoError
 
 PREVIEWS = ("png", "gif")
 FPS = (0.1, 1000.0)
 LONGEST_NAME = 240  # bytes: file systems take 255, and a temporary name is longer
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How frames become an mp4; see `VideoWriter`. Another one than this counts as another setting."""
+
+    crf: int = 12
+    pix_fmt: str = "yuv420p"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crf <= 51:
+            raise ConfigError(f"crf={self.crf}: give 0 (lossless) to 51")
+        if self.pix_fmt not in ("yuv420p", "yuv444p"):
+            raise ConfigError(f"pix_fmt={self.pix_fmt!r}: choose yuv420p or yuv444p")
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """For the metadata, from which files made before this could be chosen lack it."""
+        return {} if self == USUAL else asdict(self)
+
+
+USUAL = Encoding()
 
 
 def check_format(fps: float, preview: str) -> None:
@@ -59,7 +82,13 @@ def preview_path(path: Path, preview: str) -> Path | None:
 
 
 def write_output(
-    path: Path, frames: np.ndarray, made_by: dict[str, Any], fps: float, preview: str = "", min_side: int = MIN_SIDE
+    path: Path,
+    frames: np.ndarray,
+    made_by: dict[str, Any],
+    fps: float,
+    preview: str = "",
+    min_side: int = MIN_SIDE,
+    encoding: Encoding = USUAL,
 ) -> None:
     """Write uint8 [T, H, W, 3] and, if asked for, a preview (see `write_preview`), each whole or not at all.
 
@@ -73,7 +102,7 @@ def write_output(
         return
     if beside := preview_path(path, preview):
         write_preview(beside, shown, made_by, fps)
-    write_video(path, shown, fps, metadata=_tags(made_by))
+    write_video(path, shown, fps, encoding.crf, encoding.pix_fmt, metadata=_tags(made_by))
 
 
 def write_preview(path: Path, frames: np.ndarray, made_by: dict[str, Any], fps: float) -> None:

@@ -88,6 +88,10 @@ class Tokenizer:
         """Every text's tokens, without the first and the last."""
         raise NotImplementedError
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """First character and end (exclusive) of every token of `spell`, in a text of well-formed Unicode."""
+        raise NotImplementedError
+
     def encode_batch(self, texts: Sequence[str], allow_unk: bool | None = None) -> tuple[Tensor, Tensor]:
         """Token ids and mask, both [b, length] int64; what exceeds the length is cut, the last token stays.
 
@@ -172,6 +176,11 @@ class LLMTokenizer(Tokenizer):
     def spell(self, texts: Sequence[str]) -> list[Spelling]:
         return [self._spell(well_formed(text)) for text in texts]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        pieces = self._sp.encode(text, return_type="proto").pieces  # which counts bytes
+        raw = text.encode()
+        return [(len(raw[: p.begin].decode()), len(raw[: p.end].decode())) for p in pieces]
+
     def _spell(self, text: str) -> Spelling:
         ids: list[int] = self._sp.encode(text, out_type=int)
         unk = self._sp.unk_id()
@@ -253,6 +262,9 @@ class CLIPTokenizer(Tokenizer):
             Spelling(e.ids, [text[a:b] for i, (a, b) in zip(e.ids, e.offsets) if i == self._unk])
             for text, e in zip(texts, self._tok.encode_batch(texts, add_special_tokens=False))
         ]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        return self._tok.encode(text, add_special_tokens=False).offsets
 
 
 def well_formed(text: str) -> str:

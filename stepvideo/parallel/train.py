@@ -104,7 +104,8 @@ class TrainParallel:
         divided = _Divided(_skeleton(net))
         if not train:
             net.requires_grad_(False)
-        blocks = list(net.transformer_blocks) if isinstance(net, DiT) else []
+        dit = next((part for part in net.modules() if isinstance(part, DiT)), None)  # a reward model has one inside
+        blocks = list(dit.transformer_blocks) if dit is not None else []
         if precision.startswith("fp8"):
             float8.convert(blocks, self.device, self.cfg.tensor, emulate=precision == "fp8-emulated")
         if self.cfg.tensor > 1 or self.cfg.ulysses > 1:
@@ -116,7 +117,7 @@ class TrainParallel:
         if self.mesh is None:
             net.to(self.device)
         else:
-            policy = fsdp.precision_policy(precision, cast_inputs=not isinstance(net, DiT))
+            policy = fsdp.precision_policy(precision, cast_inputs=dit is None)
             fsdp.shard(net, blocks, self._data_mesh(), self.cfg.zero, policy, train, methods)
         self._nets[net] = divided
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from stepvideo.config import Runtime, StageConfig
 from stepvideo.data.balance_config import BalanceConfig, check_ranks
+from stepvideo.data.feed_config import FeedConfig
 from stepvideo.diffusion.config import SamplingConfig, TimestepConfig
 from stepvideo.models.config import (
     CLIPImageConfig,
@@ -17,6 +18,7 @@ from stepvideo.models.config import (
 )
 from stepvideo.models.layout import PARTS
 from stepvideo.parallel.config import TrainParallelConfig
+from stepvideo.telemetry.config import TelemetryConfig
 from stepvideo.training.lora_config import LoRAConfig
 from stepvideo.training.monitor_config import GuardConfig, MonitorConfig, SamplesConfig
 
@@ -45,9 +47,15 @@ class TrainRuntime(Runtime):
     prefetch: int = 2  # steps that each of `workers` reads ahead
     latents_url: str = ""  # read the latent cache from here, such as s3://…, in place of the store's own copy
     latents_local: str = ""  # … and keep its shards in this folder; nothing is ever removed from it
+    data: str = "own"  # own: this job reads samples from the cache, or encodes them; streamed: producers send them
+    feed: FeedConfig = field(default_factory=FeedConfig)  # … and how
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     def __post_init__(self) -> None:
+        _one_of("runtime.data", self.data, ("own", "streamed"))
+        if self.data == "streamed" and self.workers:
+            raise ValueError(f"runtime.workers={self.workers} with data=streamed: samples come ready; set workers to 0")
         _positive(accumulate=self.accumulate, keep=self.keep, prefetch=self.prefetch)
         _positive(checkpoint_every=self.checkpoint_every, log_every=self.log_every)
 
@@ -248,6 +256,15 @@ class TrainConfig(TrainStageConfig):
 
 
 @dataclass
+class ProduceConfig(StageConfig):
+    """A producer beside a training stage: encodes what ranks ask for, and sends it (report §6.1)."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)  # of the stage that it serves
+    folder: str = ""  # where it meets its jobs
+    name: str = ""  # its own there; a second life under the same name takes over the first one's work
+
+
+@dataclass
 class AverageConfig(StageConfig):
     """Average of fine-tuned models, each taken after its gradient norm peaked (report §8, Step-3)."""
 
@@ -279,36 +296,6 @@ class AverageConfig(StageConfig):
             )
         for role, weight in self.weights.items():
             _positive(**{f"weights.{role}": weight})
-
-
-@dataclass
-class PairsConfig(StageConfig):
-    """Preference pairs sampled from the model itself and judged by simulated annotators (report §4.4)."""
-
-    prompts: int = 100
-    samples: int = 4  # videos a prompt, one seed each
-    annotators: int = 3
-    flip: float = 0.15  # probability that an annotator's vote is reversed
-    tie: float = 0.05  # difference in fidelity below which an annotator sees a tie
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    batch_size: int = 32
-
-
-@dataclass
-class DPOConfig(TrainStageConfig):
-    """Video-DPO for flow matching (report §4.4, Eq. 8): small beta, larger learning rate."""
-
-    steps: int = 100
-    batch_size: int = 16  # pairs
-    beta: float = 100.0
-    timesteps: TimestepConfig = field(default_factory=TimestepConfig)
-    precision: str = "bf16-mixed"
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, ema=0.0))
-
-    def __post_init__(self) -> None:
-        _one_of("precision", self.precision, PRECISIONS)
-        _positive(beta=self.beta, steps=self.steps, batch_size=self.batch_size)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from stepvideo.training.monitor.cost import CostOf, samples_only
 from stepvideo.training.monitor.speed import Timed
 from stepvideo.training.monitor.validation import Clips
 from stepvideo.training.monitor.watch import watchers
+from stepvideo.training.recording import recording
 from stepvideo.training.state import restore, train_state
 from stepvideo.training.strategy import trainer
 
@@ -62,14 +63,15 @@ def fit(
         net.train()
     dealt = (parallel.data_rank, parallel.data_size, runtime.accumulate)
     try:
-        module.source.micro_batches(0, *dealt)
+        getattr(module.source, "dealt", module.source.micro_batches)(0, *dealt)
     except ValueError as e:
         raise ConfigError(str(e)) from e
     keeper = _Keeper(Checkpointer(ctx.work / name, parallel, runtime.keep, ctx.sink), runtime)
     watching = watchers(ctx, cost, held_out, name)
     while True:
         try:
-            _run(module, keeper, dealt, [*watching, *callbacks, keeper])
+            with recording(ctx, parallel, name) as module.recorder:
+                _run(module, keeper, dealt, [*watching, *callbacks, keeper])
             break
         except Rollback:
             ctx.sink.event("rolled_back", step=module.done)
@@ -94,7 +96,7 @@ def _run(module: StageModule, keeper: _Keeper, dealt: tuple[int, int, int], call
         pin = module.parallel.device.type == "cuda"
         loader = step_loader(module.source, steps, *dealt, runtime.workers, runtime.prefetch, pin, most)
         try:
-            run.fit(module, Timed(loader))
+            run.fit(module, Timed(loader, module.recorder, start))
         finally:
             keeper.checkpoints.wait()
     else:  # killed between the last step and the hand-over
@@ -141,7 +143,9 @@ class _Keeper(Callback):
                 ctx.sink.metrics(done, {k: float(v) for k, v in outputs.items()})
         stop = module.parallel.any(ctx.should_stop())
         if stop or done % self.every == 0 or last:
-            self.checkpoints.save(done, train_state(module))
+            with module.recorder.span("checkpoint"):
+                module.recorder.flush()  # the records of steps that will not be done again
+                self.checkpoints.save(done, train_state(module))
         if stop and not last:
             self.stopped = True
             trainer.should_stop = True

@@ -16,7 +16,8 @@ from stepvideo.emulator.ledger import Ledger
 from stepvideo.emulator.train_memory import Training, TrainMemory, train_memory
 from stepvideo.emulator.vae_memory import vae_encode_chunk, vae_parameters
 from stepvideo.models.config import DiTConfig, VAEConfig
-from stepvideo.training.config import DPOConfig, TrainConfig, TurboConfig
+from stepvideo.training.config import TrainConfig, TurboConfig
+from stepvideo.training.dpo_config import DPOConfig
 
 TEXT = 256  # Step-LLM's tokens, which Table 3 of the report implies
 VIDEOS = 10**6  # of every bucket, where the data are not known

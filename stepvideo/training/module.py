@@ -17,6 +17,7 @@ from stepvideo.data.source import Batch, Source
 from stepvideo.errors import StepVideoError
 from stepvideo.parallel.train import TrainParallel
 from stepvideo.stage import StageContext
+from stepvideo.telemetry.recorder import OFF, AnyRecorder
 from stepvideo.training.config import OptimConfig
 from stepvideo.training.optim import EMA, lr_factor, optimizers
 
@@ -46,6 +47,7 @@ class StageModule(L.LightningModule):
     source: Source
     parallel: TrainParallel
     ctx: StageContext
+    recorder: AnyRecorder = OFF
 
     def __init__(self, optim: OptimConfig, steps: int) -> None:
         super().__init__()
@@ -84,7 +86,8 @@ class StageModule(L.LightningModule):
 
     def compute(self, part: Batch, scale: float) -> tuple[Tensor, Logs]:
         """Forward and backward of a micro-batch, whose gradients count `scale` times."""
-        loss, logs = self.loss(part)
+        with self.recorder.device_span("forward"):
+            loss, logs = self.loss(part)
         self.manual_backward(loss * scale)
         return loss.detach(), logs
 
@@ -98,6 +101,14 @@ class StageModule(L.LightningModule):
             opt.step()
 
     # ---------------------------------------------------------------------------------------------------- what is done
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        with self.recorder.device_span("to_device"):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        with self.recorder.device_span("backward"):
+            super().manual_backward(loss, *args, **kwargs)
 
     def configure_model(self) -> None:
         if self._divided:
@@ -144,14 +155,17 @@ class StageModule(L.LightningModule):
             part["step"], share = step, part["share"]
             value, logs = self.compute(part, share * self.parallel.data_size)
             found.append((share, {"loss": value, **logs}))
-        self.parallel.finish_gradients(nets)
-        norm = self.parallel.clip_(list(self.net.parameters()), self.optim.clip)
-        outputs = self._means(found)
-        loss, outputs["grad_norm"] = outputs["loss"], float(norm)
+        with self.recorder.device_span("grad_reduce"):
+            self.parallel.finish_gradients(nets)
+        with self.recorder.device_span("grad_sync"):
+            norm = self.parallel.clip_(list(self.net.parameters()), self.optim.clip)
+            outputs = self._means(found)
+            loss, outputs["grad_norm"] = outputs["loss"], float(norm)
         if self._accepted(step, loss, outputs["grad_norm"]):
-            self.update(step)
-            if self.ema is not None:
-                self.ema.update(step)
+            with self.recorder.device_span("optimizer"):
+                self.update(step)
+                if self.ema is not None:
+                    self.ema.update(step)
         self.done = step + 1
         if math.isfinite(loss) and math.isfinite(outputs["grad_norm"]):  # a mean over the record stays a number
             self.curve.append([step, loss, outputs["grad_norm"]])
@@ -183,10 +197,17 @@ class StageModule(L.LightningModule):
         return {n: v / w for n, v, w in zip(names, value, weight, strict=True) if w}
 
 
-def write_curve(module: StageModule, ctx: StageContext, name: str = "loss_curve.json") -> None:
-    """Record [step, loss, gradient norm] rows in the artifact (deterministic: no times)."""
-    rows = [[int(s), round(v, 6), round(n, 6)] for s, v, n in module.curve]
-    storage.write_atomic(ctx.out / name, json.dumps({"columns": ["step", "loss", "grad_norm"], "rows": rows}))
+def write_curve(
+    module: StageModule, ctx: StageContext, name: str = "loss_curve.json", more: Mapping[int, Mapping[str, float]] = {}
+) -> None:
+    """Record [step, loss, gradient norm] rows in the artifact (deterministic: no times).
+
+    Args:
+        more: further columns by step, the same names at each.
+    """
+    columns = list(next(iter(more.values()), {}))
+    rows = [[int(s), round(v, 6), round(n, 6), *(round(more[s][c], 6) for c in columns)] for s, v, n in module.curve]
+    storage.write_atomic(ctx.out / name, json.dumps({"columns": ["step", "loss", "grad_norm", *columns], "rows": rows}))
 
 
 def tail_mean(module: StageModule, part: float = 0.1) -> float:

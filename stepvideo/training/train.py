@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from stepvideo.data.source import Batch, Source
+from stepvideo.data.streamed import StreamedSource
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.models.dit import DiT
@@ -24,7 +26,9 @@ from stepvideo.training.module import Logs, StageModule, tail_mean, write_curve
 from stepvideo.training.monitor.cost import DiTCost
 from stepvideo.training.monitor.samples import Samples
 from stepvideo.training.snapshots import Snapshots
+from stepvideo.training.streaming import streamed
 from stepvideo.training.train_data import TrainData
+from stepvideo.training.watermark import Watermark
 
 
 class TrainModule(StageModule):
@@ -63,7 +67,8 @@ def run(ctx: StageContext) -> dict[str, float]:
     plan = data.plan(dit.cfg)
     for note in plan.notes:
         ctx.sink.event("balance", note=note)
-    module = TrainModule(cfg, dit, data.source(plan), data.encoder())
+    source = streamed(data, plan, ctx) if cfg.runtime.data == "streamed" else data.source(plan)
+    module = TrainModule(cfg, dit, source, data.encoder())
     like, size = Path(ctx.inputs.get("init", ctx.inputs["latents"])), data.longest()
     shape = {"frames": size.frames, "height": size.height, "width": size.width}
     snapshots = Snapshots(module, ctx, cfg.snapshots)
@@ -71,7 +76,9 @@ def run(ctx: StageContext) -> dict[str, float]:
     samples = Samples(cfg.samples, settings, data.cache.stats()) if cfg.samples.every else None
     watching: list[Callback] = [snapshots, *([samples] if samples else [])]
     cost = DiTCost(dit.cfg, latents="x0")
-    trained = fit(module, ctx, cfg.precision, callbacks=watching, cost=cost, held_out=data.judges())
+    watching += [Watermark(source)] if isinstance(source, StreamedSource) else []
+    with closing(source):
+        trained = fit(module, ctx, cfg.precision, callbacks=watching, cost=cost, held_out=data.judges())
     if ctx.rank:
         return {}
     dit = lora.hand_over(cast(DiT, trained["net"]), cfg.lora, ctx.out)

@@ -12,12 +12,13 @@ from stepvideo.data.buckets import Bucket, buckets
 from stepvideo.data.clips import load_ids, load_weights
 from stepvideo.data.flow_draws import Draws
 from stepvideo.data.flow_source import FlowSource
-from stepvideo.data.latent_cache import ClipSet, LatentCache, vae_digest
+from stepvideo.data.latent_cache import ClipSet, LatentCache, text_digest, vae_digest
 from stepvideo.data.pixel_set import clip_set, prepare
 from stepvideo.data.source import Batch
 from stepvideo.data.text_cache import TextCache
 from stepvideo.diffusion.pipeline import best_device
 from stepvideo.emulator.flops import flops, video_tokens
+from stepvideo.errors import ConfigError
 from stepvideo.models.checkpoints import load_vae
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.video_vae import VideoVAE
@@ -48,6 +49,8 @@ class TrainData:
             cache = cache.copy_at(runtime.latents_url, Path(runtime.latents_local) if runtime.latents_local else None)
         if cache.settings["on_the_fly"] and "vae" in inputs:
             cache.require(vae=vae_digest(inputs["vae"]))
+        if runtime.data == "streamed":
+            streamable(cache, inputs)
         if "init" in inputs:
             cache.require_model(inputs["init"])
         subsets = inputs["subsets"]
@@ -66,9 +69,11 @@ class TrainData:
         return cls(cfg, cache, TextCache(cache), *sets, held_out, inputs.get("vae"))
 
     def source(self, plan: Plan) -> FlowSource:
+        return FlowSource(self.videos, self.images, self.text, plan, self.draws())
+
+    def draws(self) -> Draws:
         cfg = self.cfg
-        draws = Draws(cfg.seed, cfg.timesteps, cfg.captions, cfg.drop_captions, cfg.sample_posterior)
-        return FlowSource(self.videos, self.images, self.text, plan, draws)
+        return Draws(cfg.seed, cfg.timesteps, cfg.captions, cfg.drop_captions, cfg.sample_posterior)
 
     def plan(self, dit: DiTConfig) -> Plan:
         """Which samples every step has, balanced by what they cost this network."""
@@ -111,6 +116,19 @@ class TrainData:
     def _latent(self, bucket: str) -> tuple[int, int, int]:
         frames, _, height, width = self.cache.shape(bucket)
         return frames, height, width
+
+
+def streamable(cache: LatentCache, inputs: Mapping[str, Path]) -> None:
+    """Producers can make what this cache leaves out.
+
+    Raises:
+        ArtifactError: it holds latents, or others' encoders made it. ConfigError: an input is missing.
+    """
+    if missing := [role for role in ("curate", "vae", "text") if role not in inputs]:
+        raise ConfigError(
+            f"runtime.data=streamed needs {', '.join(missing)} as inputs: stepvideo run latents=streamed gives them"
+        )
+    cache.require(on_the_fly=True, vae=vae_digest(inputs["vae"]), text=text_digest(inputs["text"]))
 
 
 class Encoder:

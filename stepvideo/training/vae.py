@@ -95,10 +95,11 @@ class VAEModule(StageModule):
         return super().training_step(batch, batch_idx)
 
     def compute(self, part: Batch, scale: float) -> tuple[Tensor, Logs]:
-        y, posterior = self.reconstruct(part)
-        kl, seen = posterior.kl().mean(), y.detach().requires_grad_()
-        fidelity, logs = self.fidelity(seen, part)
-        grad = torch.autograd.grad(fidelity, seen)[0]
+        with self.recorder.device_span("forward"):
+            y, posterior = self.reconstruct(part)
+            kl, seen = posterior.kl().mean(), y.detach().requires_grad_()
+            fidelity, logs = self.fidelity(seen, part)
+            grad = torch.autograd.grad(fidelity, seen)[0]
         if self.adversarial(part["step"]):
             grad_g, logs["gan_g"] = self._fooling(seen)
             if self.weight is None:  # one micro-batch

@@ -17,7 +17,8 @@ from typing import Any
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple")
 SHAPES = ("circle", "square", "triangle")
-DIRECTIONS = ("left", "right", "up", "down")
+VECTOR = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}  # x, y; y points down
+DIRECTIONS = tuple(VECTOR)
 SIZES = ("small", "large")
 COUNTS = (1, 2)
 GRID: dict[str, tuple[Any, ...]] = {
@@ -29,6 +30,7 @@ GRID: dict[str, tuple[Any, ...]] = {
 }
 NAMES = tuple(GRID)
 N_HELD_OUT = 28
+N_RARE = 26
 
 
 @dataclass(frozen=True, order=True)
@@ -72,30 +74,34 @@ def _parts(a: Attrs, order: int) -> Iterable[tuple[tuple[str, Any], ...]]:
     return itertools.combinations([(n, getattr(a, n)) for n in NAMES], order)
 
 
-@cache
-def held_out_combinations() -> tuple[Attrs, ...]:
-    """The 28 held-out combinations, sorted.
+def _spread(combos: tuple[Attrs, ...], n: int, name: str) -> tuple[Attrs, ...]:
+    """`n` of `combos`, sorted.
 
-    Greedy: each step takes the combination whose values, pairs and triples are least over-used relative to the grid;
-    ties go to the smallest sha256 of the name.
+    Greedy: each step takes the combination whose values, pairs and triples are least over-used relative to `combos`;
+    ties go to the smallest sha256 of `name` and the combination.
     """
-    combos = all_combinations()
     total = {k: Counter(p for a in combos for p in _parts(a, k)) for k in (1, 2, 3)}
     used: dict[int, Counter] = {k: Counter() for k in (1, 2, 3)}
-    left = sorted(combos, key=lambda a: hashlib.sha256(f"stepvideo held out {a}".encode()).hexdigest())
+    left = sorted(combos, key=lambda a: hashlib.sha256(f"stepvideo {name} {a}".encode()).hexdigest())
     chosen: list[Attrs] = []
 
     def cost(a: Attrs) -> float:
         # Convex in the share used, so that spreading wins; higher orders have more parts and smaller shares.
         return sum(((used[k][p] + 1) / total[k][p]) ** 2 for k in (1, 2, 3) for p in _parts(a, k))
 
-    while len(chosen) < N_HELD_OUT:
+    while len(chosen) < n:
         best = min(left, key=cost)
         left.remove(best)
         chosen.append(best)
         for k in (1, 2, 3):
             used[k].update(_parts(best, k))
     return tuple(sorted(chosen))
+
+
+@cache
+def held_out_combinations() -> tuple[Attrs, ...]:
+    """The 28 held-out combinations, sorted and spread evenly over the grid."""
+    return _spread(all_combinations(), N_HELD_OUT, "held out")
 
 
 @cache
@@ -107,6 +113,12 @@ def _held_out_set() -> frozenset[Attrs]:
 def train_combinations() -> tuple[Attrs, ...]:
     """The 260 combinations that may be seen."""
     return tuple(a for a in all_combinations() if a not in _held_out_set())
+
+
+@cache
+def rare_combinations() -> tuple[Attrs, ...]:
+    """26 of the 260, sorted and spread evenly: those that `RenderConfig.rare_rate` makes training see seldom."""
+    return _spread(train_combinations(), N_RARE, "rare")
 
 
 def is_held_out(attrs: Attrs) -> bool:

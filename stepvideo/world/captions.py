@@ -8,6 +8,7 @@ Images name no direction. Nothing in a caption is false of its clip.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,47 +57,47 @@ class Prompt:
     held_out: bool
 
 
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _zh_object(a: Attrs, rng: np.random.Generator, sized: bool) -> str:
+def zh_object(a: Attrs, rng: np.random.Generator, sized: bool) -> str:
     """一个红色的大圆 · 一个大的红色圆形"""
-    n, colour, shape = ZH[a.count], ZH[a.colour], _pick(rng, ZH[a.shape])
+    n, colour, shape = ZH[a.count], ZH[a.colour], pick(rng, ZH[a.shape])
     if not sized:
         return f"{n}{colour}的{shape}"
     size = ZH[a.size]
     return f"{n}{colour}的{size}{shape}" if rng.random() < 0.7 else f"{n}{size}的{colour}{shape}"
 
 
-def _en_object(a: Attrs, rng: np.random.Generator, sized: bool) -> str:
+def en_object(a: Attrs, rng: np.random.Generator, sized: bool) -> str:
     """a large red circle · two small blue squares"""
-    n = "two" if a.count == 2 else _pick(rng, ("a", "a", "one"))
-    size = f"{_pick(rng, EN[a.size])} " if sized else ""
+    n = "two" if a.count == 2 else pick(rng, ("a", "a", "one"))
+    size = f"{pick(rng, EN[a.size])} " if sized else ""
     return f"{n} {size}{a.colour} {EN[a.shape][a.count - 1]}"
 
 
 def _zh_clause(a: Attrs, rng: np.random.Generator, sized: bool, pace: str = "") -> str:
-    thing = _zh_object(a, rng, sized)
+    thing = zh_object(a, rng, sized)
     if a.direction is None:
         return thing
     d, how = ZH[a.direction], ZH[pace] if pace else ""
     if pace:
         return f"{thing}{how}向{d}移动"
     plain = f"{thing}向{d}移动"
-    return _pick(rng, (plain, plain, f"{thing}往{d}边移动", f"{thing}正在向{d}移动", f"向{d}移动的{thing}"))
+    return pick(rng, (plain, plain, f"{thing}往{d}边移动", f"{thing}正在向{d}移动", f"向{d}移动的{thing}"))
 
 
 def _en_clause(a: Attrs, rng: np.random.Generator, sized: bool, pace: str = "") -> str:
-    thing = _en_object(a, rng, sized)
+    thing = en_object(a, rng, sized)
     if a.direction is None:
         return thing
-    d, plural = _pick(rng, EN[a.direction]), a.count == 2
+    d, plural = pick(rng, EN[a.direction]), a.count == 2
     moves, is_ = ("move", "are") if plural else ("moves", "is")
     if pace:
         return f"{thing} {moves} {EN[pace]} {d}"
     plain = f"{thing} {moves} {d}"
-    return _pick(rng, (plain, plain, f"{thing} {is_} moving {d}", f"{thing} moving {d}"))
+    return pick(rng, (plain, plain, f"{thing} {is_} moving {d}", f"{thing} moving {d}"))
 
 
 def short(attrs: Sequence[Attrs], lang: str, rng: np.random.Generator, *, always_size: bool = False) -> str:
@@ -115,10 +116,10 @@ def dense(attrs: Sequence[Attrs], lang: str, rng: np.random.Generator, setting: 
         what = "，".join(_zh_clause(a, rng, True, pace) for a in attrs)
         where, camera = f"{ZH[setting.background]}背景", "，镜头不动" if moving else ""
         about = f"{what}，{where}{camera}。"
-        return _pick(rng, (f"{where}上，{what}{camera}。", about, f"画面中{about}"))
+        return pick(rng, (f"{where}上，{what}{camera}。", about, f"画面中{about}"))
     what = " and ".join(_en_clause(a, rng, True, pace) for a in attrs)
     where, camera = EN[setting.background], ", the camera is still" if moving else ""
-    return _pick(
+    return pick(
         rng,
         (
             f"on {where}, {what}{camera}.",
@@ -132,7 +133,7 @@ def title(attrs: Sequence[Attrs], lang: str, rng: np.random.Generator) -> str:
     """One title: colour, shape and direction."""
     if lang == "zh":
         return "，".join(
-            f"{ZH[a.direction] + '移的' if a.direction else ''}{ZH[a.colour]}{_pick(rng, ZH[a.shape])}" for a in attrs
+            f"{ZH[a.direction] + '移的' if a.direction else ''}{ZH[a.colour]}{pick(rng, ZH[a.shape])}" for a in attrs
         )
     return " and ".join(
         f"{a.colour} {EN[a.shape][a.count - 1]}{' moving ' + EN[a.direction][0] if a.direction else ''}" for a in attrs
@@ -173,3 +174,23 @@ def prompts(combos: Sequence[Attrs], n: int, seed: int, languages: Sequence[str]
         lang = languages[k % len(languages)]
         out.append(Prompt(short([combos[i]], lang, rng, always_size=True), lang, combos[i], is_held_out(combos[i])))
     return out
+
+
+def phrase(prompt: Prompt, attribute: str) -> str:
+    """The words by which a prompt of `prompts` names an attribute, such as "circle" or "向右移动".
+
+    Raises:
+        ValueError: the prompt does not name it.
+    """
+    value = getattr(prompt.attrs, attribute)
+    said = ZH[value] if prompt.lang == "zh" else EN.get(value, str(value))
+    if attribute == "direction" and prompt.lang == "zh":
+        said = (f"向{said}移动", f"往{said}边移动")
+    elif attribute == "count" and prompt.lang == "en":
+        said = ("two",) if value == 2 else ("one", "a")
+    options = sorted((said,) if isinstance(said, str) else said, key=len, reverse=True)
+    edge = r"\b" if prompt.lang == "en" else ""
+    for words in options:
+        if re.search(f"{edge}{re.escape(words)}{edge}", prompt.text):
+            return words
+    raise ValueError(f"{prompt.text!r} does not name its {attribute} by one of {', '.join(options)}")

@@ -11,6 +11,8 @@ LANGUAGES = ("zh", "en")
 PIXEL_FORMATS = ("yuv444p", "yuv420p")
 MIN_SIDE = 32  # below this the smallest triangle is under ten pixels wide and no oracle can read it
 
+MAX_EVENT = 25  # frames of a hard scene: in a longer one a training window of 17 frames could miss the turn
+
 
 @dataclass
 class CodecConfig:
@@ -47,6 +49,8 @@ class RenderConfig(StageConfig):
     speed_max: float = 0.38
     two_object_fraction: float = 0.0  # scenes with two different objects, each of count one
     still_fraction: float = 0.0  # PNG images for text-to-image, as a share of n_clips, in addition to them
+    hard_fraction: float = 0.0  # clips of action sequences, bouncing and falling (world.hard), in addition as well
+    rare_rate: float = 1.0  # how often `attributes.rare_combinations` are seen, relative to the others
     captions_per_kind: int = 3  # paraphrases of each caption kind and language in the sidecar
     codec: CodecConfig = field(default_factory=CodecConfig)
 
@@ -67,9 +71,14 @@ class RenderConfig(StageConfig):
             raise ValueError(
                 f"speed_min, speed_max are {self.speed_min}, {self.speed_max}; give 0 < speed_min ≤ speed_max ≤ 1"
             )
-        for name in ("drift", "two_object_fraction", "still_fraction"):
+        for name in ("drift", "two_object_fraction", "still_fraction", "hard_fraction", "rare_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a share between 0 and 1")
+        if self.hard_fraction and not 9 <= self.frames <= MAX_EVENT:
+            raise ValueError(
+                f"hard_fraction with frames {self.frames}: give 9 to {MAX_EVENT} frames, so that every window of 17 "
+                "shows the whole event, or hard_fraction=0"
+            )
         if self.captions_per_kind < 1:
             raise ValueError(f"captions_per_kind is {self.captions_per_kind}; give 1 or more")
 

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stepvideo.world.attributes import COLOURS, DIRECTIONS, GRID, NAMES, SHAPES, Attrs
-from stepvideo.world.render import AREA, RADIUS, RGB, VECTOR
+from stepvideo.world.attributes import COLOURS, DIRECTIONS, GRID, NAMES, SHAPES, VECTOR, Attrs
+from stepvideo.world.render import AREA, RADIUS, RGB
 
 MIN_CHROMA = 0.22  # backgrounds stay below 0.1, objects above 0.6; duller than this is no object
 MIN_AREA = 0.006  # of a component; the smallest object covers 0.025
@@ -67,7 +67,8 @@ _PALETTE = _hue_plane(np.array([RGB[c] for c in COLOURS], np.float32))
 _PALETTE /= _length(_PALETTE)  # [2, colours], unit vectors
 
 
-def _as_float(video: NDArray) -> NDArray[np.float32]:
+def as_float(video: NDArray) -> NDArray[np.float32]:
+    """[t, h, w, 3] in [0, 1] of a video or an image. Raises ValueError on another shape."""
     v = np.asarray(video)
     v = v[None] if v.ndim == 3 else v
     if v.ndim != 4 or v.shape[-1] != 3:
@@ -75,7 +76,7 @@ def _as_float(video: NDArray) -> NDArray[np.float32]:
     return v.astype(np.float32) * np.float32(1 / 255 if v.dtype == np.uint8 else 1)
 
 
-def _foreground(video: NDArray[np.float32], wanted: str | None) -> tuple[NDArray[np.float32] | None, dict[str, float]]:
+def foreground(video: NDArray[np.float32], wanted: str | None) -> tuple[NDArray[np.float32] | None, dict[str, float]]:
     """Soft mask [t, h, w] of the dominant (or wanted) hue, and the vote of each colour."""
     plane = _hue_plane(video)
     length = _length(plane)
@@ -181,7 +182,7 @@ def read(video: NDArray, colour: str | None = None) -> Reading:
         video: [t, h, w, 3] RGB, uint8 or float in [0, 1], 48 to 128 px; or an image [h, w, 3] (direction is then None).
         colour: read the object of this colour, for scenes of several; default: the colour that covers most.
     """
-    mask, votes = _foreground(_as_float(video), colour)
+    mask, votes = foreground(as_float(video), colour)
     if mask is None:
         return _nothing(votes)
     blobs = _blobs(mask)

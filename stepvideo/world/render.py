@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepvideo.errors import StepVideoError
-from stepvideo.world.attributes import Attrs, is_held_out
+from stepvideo.world.attributes import VECTOR, Attrs, is_held_out
 from stepvideo.world.background import Background, draw_background, plan_background
 from stepvideo.world.config import RenderConfig
+from stepvideo.world.events import Event
 
 RGB = {
     "red": (0.90, 0.10, 0.10),
@@ -32,7 +33,6 @@ GAP = 1 / 12  # between two objects: 4 px at 48 px
 WINDOW = 16  # steps between the first and last frame of a 17-frame window
 
 _SIDE_TRIANGLE = np.sqrt(4 * np.pi / np.sqrt(3) * AREA["triangle"])  # side over circle radius
-VECTOR = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}  # x, y; y points down
 
 Frames = NDArray[np.uint8]
 
@@ -58,6 +58,7 @@ class Scene:
     bodies: tuple[Body, ...]
     background: Background
     speed: float  # displacement over a 17-frame window, of the first object; 0 for a still
+    event: Event | None = None  # of a hard scene
 
     @property
     def pace(self) -> str:
@@ -91,14 +92,15 @@ def coverage(shape: str, size: str, dx: NDArray, dy: NDArray, u: int) -> NDArray
     return np.clip(np.float32(0.5) - d * np.float32(u), 0, 1)
 
 
-def _bounds(cfg: RenderConfig) -> NDArray[np.float64]:
+def bounds(cfg: RenderConfig) -> NDArray[np.float64]:
+    """Width and height of the frame."""
     u = min(cfg.h, cfg.w)
     return np.array([cfg.w / u, cfg.h / u])
 
 
 def _place(a: Attrs, rng: np.random.Generator, cfg: RenderConfig) -> tuple[list[NDArray[np.float64]], float]:
     """Paths [t, 2] of the `a.count` objects, all inside the frame, and their displacement over a window."""
-    box = _bounds(cfg)
+    box = bounds(cfg)
     half = np.array(extent(a.shape, a.size))
     v = np.array(VECTOR[a.direction]) if a.direction else np.zeros(2)
     along = int(np.argmax(np.abs(v))) if a.direction else int(rng.integers(2))

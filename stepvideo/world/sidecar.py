@@ -9,7 +9,8 @@
        {"start": 0, "end": 25,
         "captions": {"short": {"zh": ["一个红色的大圆向右移动", …], "en": […]}, "dense": {…}, "title": {…}},
         "attributes": [{"colour": "red", "shape": "circle", "direction": "right", "size": "large", "count": 1}],
-        "background": "stripes", "pace": "fast"}],
+        "background": "stripes", "pace": "fast",
+       "event": {"kind": "bouncing", "directions": ["right", "left"]}}],   hard scenes only; direction is then null
      "transitions": [],                    raw set only: {"kind": "cut" | "fade" | "dissolve", "start", "end"}
      "fault": null}                        raw set only: what was done to the file on purpose
 
@@ -30,6 +31,7 @@ import numpy as np
 from stepvideo.errors import ArtifactError
 from stepvideo.storage import write_atomic
 from stepvideo.world.captions import Setting, captions
+from stepvideo.world.hard.captions import event_captions
 from stepvideo.world.render import Scene
 
 NAME = "sidecars.jsonl"
@@ -39,13 +41,16 @@ def shot(scene: Scene, start: int, end: int, seed: Sequence[int], n: int) -> dic
     """One entry of "shots"; captions are drawn from `seed`."""
     rng = np.random.default_rng([*seed, 1])  # not the renderer's stream: equal seeds must not couple words to positions
     setting = Setting(scene.background.kind, scene.pace)
+    event = scene.event
+    said = event_captions(scene.attrs[0], event, setting, rng, n) if event else captions(scene.attrs, setting, rng, n)
     return {
         "start": start,
         "end": end,
-        "captions": captions(scene.attrs, setting, rng, n),
+        "captions": said,
         "attributes": [a.as_dict() for a in scene.attrs],
         "background": scene.background.kind,
         "pace": scene.pace,
+        **({"event": event.as_dict()} if event else {}),
     }
 
 

@@ -1,7 +1,8 @@
 """The `render` stage: training clips as mp4 files and stills as PNG files, with `sidecars.jsonl` (format: `sidecar`).
 
 Every file depends on the config and its own index only, so neither the number of workers nor a restart changes a byte.
-Only training combinations are rendered; they come in shuffled rounds, so that each is seen equally often.
+Only training combinations are rendered; they come in shuffled rounds, so that each is seen equally often unless
+`rare_rate` says otherwise. Hard scenes (`hard_fraction`) are files of their own.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ import numpy as np
 from stepvideo.errors import Preempted
 from stepvideo.stage import StageContext
 from stepvideo.world import media, sidecar
-from stepvideo.world.attributes import Attrs, train_combinations
+from stepvideo.world.attributes import Attrs, rare_combinations, train_combinations
 from stepvideo.world.config import RenderConfig
+from stepvideo.world.hard.scenes import plan_event, trainable
 from stepvideo.world.render import NoRoom, Scene, draw, plan
 
 CHUNK = 32  # files between two looks at should_stop()
-STILLS = 1  # stream of the seeds of images; videos use stream 0
+STILLS, HARD = 1, 2  # streams of the seeds of images and of hard scenes; other videos use stream 0
+FOLDERS = {0: "videos/{:06d}.mp4", STILLS: "images/{:06d}.png", HARD: "videos/hard-{:06d}.mp4"}
 
 
 def choose(cfg: RenderConfig, index: int, stream: int = 0, attempt: int = 0) -> tuple[Attrs, ...]:
-    """The attributes of file `index`: usually one description, sometimes two of different objects."""
+    """The attributes of file `index`: usually one description, sometimes two of different objects. Not of hard ones."""
     combos = train_combinations()
     turn, place = divmod(index, len(combos))
     first = combos[np.random.default_rng([cfg.seed, stream, turn, 17]).permutation(len(combos))[place]]
+    if cfg.rare_rate < 1:
+        first = _seldom_rare(first, cfg, index, stream)
     rng = np.random.default_rng([cfg.seed, stream, index, 18])
     if rng.random() >= cfg.two_object_fraction:
         return (first,)
@@ -45,11 +50,25 @@ def choose(cfg: RenderConfig, index: int, stream: int = 0, attempt: int = 0) -> 
             return one, two
 
 
+def _seldom_rare(chosen: Attrs, cfg: RenderConfig, index: int, stream: int) -> Attrs:
+    """Another combination instead of most rare ones."""
+    rng = np.random.default_rng([cfg.seed, stream, index, 20])
+    if chosen not in rare_combinations() or rng.random() < cfg.rare_rate:
+        return chosen
+    usual = [a for a in train_combinations() if a not in rare_combinations()]
+    return usual[int(rng.integers(len(usual)))]
+
+
 def scene_of(cfg: RenderConfig, index: int, stream: int = 0) -> tuple[Scene, list[int]]:
     """The scene of file `index` and its seed; two objects that find no room together are replaced by two others."""
     seed = [cfg.seed, stream, index]
+    if stream == HARD:
+        pairs = trainable()
+        turn, place = divmod(index, len(pairs))
+        pair = pairs[np.random.default_rng([cfg.seed, stream, turn, 17]).permutation(len(pairs))[place]]
+        return plan_event(pair[0], pair[1], seed, cfg)[0], seed
     if stream == STILLS:
-        cfg = replace(cfg, frames=1)
+        cfg = replace(cfg, frames=1, hard_fraction=0.0)
     for attempt in range(50):
         attrs = choose(cfg, index, stream, attempt)
         try:
@@ -60,7 +79,7 @@ def scene_of(cfg: RenderConfig, index: int, stream: int = 0) -> tuple[Scene, lis
 
 
 def name_of(index: int, stream: int) -> str:
-    return f"images/{index:06d}.png" if stream == STILLS else f"videos/{index:06d}.mp4"
+    return FOLDERS[stream].format(index)
 
 
 def make(cfg: RenderConfig, index: int, stream: int, folder: Path) -> dict[str, Any]:
@@ -118,7 +137,8 @@ def run(ctx: StageContext) -> dict[str, float]:
     cfg: RenderConfig = ctx.config
     if ctx.rank:
         return {}
-    jobs = [(i, 0) for i in range(cfg.n_clips)] + [(i, STILLS) for i in range(round(cfg.n_clips * cfg.still_fraction))]
+    shares = {0: 1.0, STILLS: cfg.still_fraction, HARD: cfg.hard_fraction}
+    jobs = [(i, stream) for stream, share in shares.items() for i in range(round(cfg.n_clips * share))]
     chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
     records: list[dict[str, Any]] = []
     for part in _records(ctx, chunks, cfg.runtime.workers):

@@ -31,7 +31,7 @@ def test_kmeans_finds_a_mixture_that_plain_seeding_does_not():
     assert adjusted_rand_index(truth, assign(x, plain.centroids)[0]) < 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_hundred_thousand_clips_in_twenty_seconds():
     """The bars of `benchmarks/kmeans.py`, whole."""
     x, truth = mixture(100_000, 512, 1_000)

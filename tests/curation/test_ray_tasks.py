@@ -122,7 +122,7 @@ def test_faults_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_no_file_is_to_blame_for(address: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         list(run([["a"], ["raise"]], tmp_path, address=address)[0])

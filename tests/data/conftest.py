@@ -2,6 +2,5 @@
 
 from __future__ import annotations
 
-
 from clip_catalog import curated  # noqa: F401
 from latent_cache import cache  # noqa: F401

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,18 @@ def test_worker_processes_give_the_same_in_order(mixed, workers):
     there = list(step_loader(data, range(3, 7), rank=1, ranks=2, workers=workers))  # as after a restart at step 3
     assert torch.equal(torch.get_rng_state(), before)
     assert len(there) == 4 and equal(here[3:], there)
+
+
+def test_workers_do_not_run_what_their_parent_does_at_its_exit(mixed, monkeypatch):
+    """As Prefect's services register it: run in a forked worker, it fails, and so does the worker."""
+    monkeypatch.setattr(threading, "_threading_atexits", [lambda: 1 / 0])
+    loader = step_loader(source(mixed), range(0, 2), workers=1)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    assert [b["step"] for b in batches] == [1]
+    worker.join()
+    assert worker.exitcode == 0
 
 
 def test_sources_travel_to_fresh_processes(mixed, tmp_path):

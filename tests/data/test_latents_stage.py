@@ -176,6 +176,7 @@ def test_a_killed_run_continues_to_the_same_bytes(made, inputs, tmp_path, monkey
     assert storage.checksums(ctx.out) == storage.checksums(made)
 
 
+@pytest.mark.soak
 def test_small_shards_hold_the_same(made, inputs, tmp_path, monkeypatch):
     config = {**CONFIG, "shard_mb": 1}
     ctx = context("latents", inputs, config, tmp_path)

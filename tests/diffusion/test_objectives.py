@@ -59,12 +59,59 @@ def test_dpo_improves_the_winner_and_worsens_the_loser(beta):
     torch.testing.assert_close(out.reward_w - out.reward_l, beta * out.z)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("beta", [1.0, 30.0, 5000.0])
+def test_the_gradient_is_that_of_equation_9(beta, smoothing):
+    """∂L/∂θ = −β·(1 − σ(βz))·∂z/∂θ, by autograd through a network of one layer."""
+    draw = torch.Generator().manual_seed(0)
+    theta = torch.randn(4, 3, generator=draw, dtype=torch.float64).requires_grad_()
+    x_w, x_l, target = torch.randn(3, 5, 3, generator=draw, dtype=torch.float64)
+    reference = torch.randn(4, 3, generator=draw, dtype=torch.float64)
+
+    def error(weight, x):
+        return ((x @ weight.T)[:, :3] - target).square().mean(1)
+
+    out = dpo_loss(error(theta, x_w), error(theta, x_l), error(reference, x_w), error(reference, x_l), beta, smoothing)
+    (found,) = torch.autograd.grad(out.loss.sum(), theta)
+    z = -0.5 * ((error(theta, x_w) - error(reference, x_w)) - (error(theta, x_l) - error(reference, x_l)))
+    factor = beta * (1 - torch.sigmoid(beta * z.detach()) - smoothing)
+    (expected,) = torch.autograd.grad((-factor * z).sum(), theta)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * beta)
+    torch.testing.assert_close(out.gradient_scale.double(), factor, rtol=1e-4, atol=1e-5 * beta)
+
+
+def test_label_smoothing_stops_at_the_margin_where_a_label_is_as_sure_as_that():
+    margin = torch.tensor([-2.0, 0.0, math.log(4), 5.0])  # σ(log 4) = 0.8
+    zero = torch.zeros(4)
+    policy = (-margin).requires_grad_()  # z = margin / 2
+    out = dpo_loss(policy, zero, zero, zero, beta=2.0, label_smoothing=0.2)
+    out.loss.sum().backward()
+    assert (policy.grad.sign() == torch.tensor([1.0, 1.0, 0.0, -1.0])).logical_or(policy.grad.abs() < 1e-6).all()
+    assert policy.grad[2].abs() < 1e-6 and torch.equal(out.gradient_scale.sign()[[0, 1, 3]], torch.tensor([1.0, 1, -1]))
+
+
+def test_shuffled_labels_gain_nothing():
+    """Each pair with both labels: no pull at the reference, and back to it from anywhere else."""
+
+    def pull(shift: float) -> float:
+        change = torch.tensor([0.3, -0.2, 0.5])  # of a pair's two errors, by a step along θ
+        theta = torch.tensor(shift, requires_grad=True)
+        w, loser, ref = theta * change, -theta * change, torch.zeros(3)
+        both = dpo_loss(w, loser, ref, ref, 20.0).loss + dpo_loss(loser, w, ref, ref, 20.0).loss
+        both.sum().backward()
+        return float(theta.grad)
+
+    assert pull(0.0) == pytest.approx(0, abs=1e-6) and pull(0.5) > 0 > pull(-0.5)
+
+
 def test_dpo_is_accurate_where_the_policy_gained_more_on_the_winner():
     policy_w, policy_l = torch.tensor([0.5, 1.0, 0.8]), torch.tensor([1.0, 0.5, 0.9])
     out = dpo_loss(policy_w, policy_l, torch.ones(3), torch.ones(3), beta=10.0)
     torch.testing.assert_close(out.z, torch.tensor([0.25, -0.25, 0.05]))
     assert out.accurate.tolist() == [1, 0, 1]
     logs = out.logs()
+    assert logs["negative_z"] == pytest.approx(1 / 3) and logs["reference_loss"] == 1
+    assert logs["winner_change"] == pytest.approx(-0.7 / 3) and logs["loser_change"] == pytest.approx(-0.2)
     assert logs["implicit_accuracy"] == pytest.approx(2 / 3) and logs["reward_margin"] == pytest.approx(10 * 0.05 / 3)
 
 

@@ -36,7 +36,7 @@ def kill_job(directory: Path) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("cluster", ["local", "submitit-local"])
+@pytest.mark.parametrize("cluster", [pytest.param("local", marks=pytest.mark.soak), "submitit-local"])
 def test_a_killed_driver_leaves_its_job_and_the_next_one_attaches(mini, undisturbed, cluster: str) -> None:
     first = mini.process(f"cluster={cluster}", SLOW)
     directory = mini.wait_for_step("fit", 4)
@@ -77,7 +77,7 @@ def test_a_killed_debug_driver(mini, undisturbed) -> None:
     assert len(attempts(directory)) == 2
 
 
-@pytest.mark.parametrize("cluster", ["local", "submitit-local"])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("submitit-local", marks=pytest.mark.soak)])
 def test_interrupting_the_driver_stops_its_job(mini, undisturbed, cluster: str) -> None:
     driver = mini.process(f"cluster={cluster}", SLOW)
     directory = mini.wait_for_step("fit", 4)

@@ -71,13 +71,43 @@ def test_the_cascade_is_whole() -> None:
     further = ["shards=true", "stages.tags.backends.embedding=small", "labels=labels.parquet"]
     alone = {n.name: n for n in build(compose(["profile=curate", "graph=flows.curate", "raw=data/raw", *further]))}
     assert alone["shards"].inputs["captions"] == alone["subsets"].inputs["captions"] == "labels"
-    assert {n.kind for n in [*nodes.values(), *alone.values()]} == set(KINDS) - {"shipped", "given"}
+    cfg["on_policy_rounds"] = 2
+    aligned = {n.name: n for n in build(cfg)}
+    kinds = {n.kind for n in [*nodes.values(), *alone.values(), *aligned.values()]}
+    assert kinds == set(KINDS) - {"shipped", "given", "produce"}
     assert nodes["t2vi_192.s1"].inputs["init"] == "t2i" and nodes["t2vi_540.s4"].inputs["init"] == "t2vi_192.s3"
     assert nodes["sft.1"].inputs["init"] == nodes["sft.2"].inputs["init"] == "t2vi_540.s6"
     assert [n.name for n in nodes.values() if n.final] == ["turbo"]
     until = [n.name for n in build(cfg, "t2i")]
     assert until[-1] == "t2i" and "vae2" in until and not any(n.startswith(("t2vi", "sft")) for n in until)
-    assert set(table.STAGES.values()) | set(curate.STAGES.values()) == set(KINDS)
+    assert set(table.STAGES.values()) | set(curate.STAGES.values()) == set(KINDS) - {"produce"}  # beside a stage
+
+
+def test_rounds_rank_what_the_policy_of_now_makes(tmp_path) -> None:
+    """Rounds add to the cascade and change nothing before them; every round has prompts of its own."""
+    (tmp_path / "votes.jsonl").write_text("{}")
+    votes = [f"only.fresh.2.runtime.votes={tmp_path / 'votes.jsonl'}", "only.evaluate.dpo.n_train=5"]
+    plain, whole = (
+        {n.name: n for n in build(compose(["profile=smoke", *o]))} for o in ([], ["on_policy_rounds=2", *votes])
+    )
+    assert plain["dpo"] == whole["dpo"] and plain["pairs"] == whole["pairs"]
+    assert whole["ranked.2"].inputs | {"vae": "", "text": ""} == {
+        "model": "dpo.2", "reward": "reward.2", "vae": "", "text": ""
+    }  # fmt: skip
+    assert whole["reward.2"].inputs == {"init": "reward.1", "pairs.1": "pairs", "pairs.2": "fresh.2"}
+    assert whole["dpo.3"].inputs == {"init": "dpo.2", "pairs": "ranked.2"}
+    assert whole["couplings"].inputs["model"] == whole["turbo"].inputs["init"] == "dpo.3"
+    assert len({whole[n].config["seed"] for n in ("pairs", "ranked.1", "fresh.2", "ranked.2")}) == 4
+    assert len(whole["fresh.2"].config["votes"]) == 64 and whole["fresh.2"].config["keep_ties"]
+    one = ["only.dpo.steps=5", "only.dpo.2.steps=7", "only.evaluate.dpo.2.n_train=9"]
+    cfg = compose(["profile=smoke", "on_policy_rounds=2", *votes, *one])
+    changed = {n.name: n.config for n in build(cfg)}
+    assert [changed[n]["steps"] for n in ("dpo", "dpo.2", "dpo.3")] == [5, 7, whole["dpo.3"].config["steps"]]
+    assert [changed[f"evaluate.{n}"]["n_train"] for n in ("dpo", "dpo.2")] == [5, 9]
+    assert build(cfg, "dpo")[-1].name == "dpo" and "reward.1" not in {n.name for n in build(cfg, "dpo")}
+    assert build(cfg, "dpo.3")[-1].name == "dpo.3" and "dpo.4" not in whole
+    with pytest.raises(ConfigError, match="on_policy_rounds is -1; give 0 or more"):
+        compose(["profile=smoke", "on_policy_rounds=-1"])
 
 
 @pytest.mark.skipif(not (ROOT / "data" / "raw").is_dir(), reason="data/raw is not pulled: dvc pull")

@@ -146,7 +146,7 @@ def test_an_unwritable_store_is_an_error_that_leaves_nothing(mini, tmp_path) -> 
     assert str(tmp_path / "file") in said and "choose another store" in said
 
 
-@pytest.mark.parametrize("cluster", ["debug", "local"])
+@pytest.mark.parametrize("cluster", ["debug", pytest.param("local", marks=pytest.mark.soak)])
 def test_a_full_disk_leaves_nothing_half_written(mini, cluster: str) -> None:
     mini.run()  # what is there stays good
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

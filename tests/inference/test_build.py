@@ -75,7 +75,10 @@ def test_ranks_that_share_guidance_hold_a_half_each(tiny_models):
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-@pytest.mark.parametrize("offload", ["none", "component", "layer"])
+@pytest.mark.parametrize(
+    "offload",
+    [pytest.param("none", marks=pytest.mark.soak), pytest.param("component", marks=pytest.mark.soak), "layer"],
+)
 def test_quantized_blocks_are_near(tiny_models, resident, kind, offload):
     pytest.importorskip("torchao", reason="torchao is not installed: pip install 'stepvideo[quant]'")
     pipe, latents, _ = run(tiny_models, MemoryConfig(quantization=kind, offload=offload))

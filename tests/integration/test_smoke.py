@@ -10,6 +10,7 @@ import pytest
 from whole import Smoke, ran
 
 from stepvideo import storage
+from stepvideo.cli import main
 from stepvideo.data.captions import load_captions, load_sources
 from stepvideo.data.clips import load_catalog, load_ids
 from stepvideo.data.latent_cache import LatentSet
@@ -62,7 +63,7 @@ def test_clips_without_a_sidecar_train_with_the_captions_that_were_made_for_them
 
 
 def test_other_captions_run_what_reads_them_and_the_same_clips_are_chosen(smoke: Smoke) -> None:
-    rows = smoke.run("stages.captions.languages=[en]", "tracking=none", until="subsets")
+    rows = smoke.untracked("stages.captions.languages=[en]", until="subsets")
     assert ran(rows) == {"captions", "subsets"}
     assert rows["captions"]["digest"] != smoke.first["captions"]["digest"]
     assert rows["subsets"]["digest"] == smoke.first["subsets"]["digest"]  # so that a VAE, say, is not trained again
@@ -89,7 +90,7 @@ def test_the_same_command_takes_everything_from_the_store(smoke: Smoke) -> None:
 
 
 def test_one_changed_sft_option_runs_sft_and_what_depends_on_it(smoke: Smoke) -> None:
-    rows = smoke.run("stages.sft.optim.lr=2e-3", "tracking=none")
+    rows = smoke.untracked("stages.sft.optim.lr=2e-3")
     names = ran(rows)
     assert {"sft.1", "sft.2"} | AFTER_SFT <= names
     assert not {n for n in names if n.startswith(("t2", "vae", "text", "latents", "curate", "raw", "world"))}
@@ -102,20 +103,19 @@ def test_one_damaged_byte_runs_that_stage_again(smoke: Smoke) -> None:
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(bytes(data))
-    rows = smoke.run("tracking=none")
+    rows = smoke.untracked()
     assert ran(rows) == {"t2vi_192.s2"}  # it makes the same bytes again, so nothing else runs
     assert rows["t2vi_192.s2"]["digest"] == smoke.first["t2vi_192.s2"]["digest"]
 
 
-def test_generate_in_both_languages(smoke: Smoke, tmp_path) -> None:
+def test_generate_in_both_languages(smoke: Smoke, tmp_path, capsys) -> None:
     for prompt in ("一个红色的圆向右移动", "a red circle moves right"):
         out = tmp_path / "red.mp4"
-        smoke.cli("generate", prompt, "--out", str(out), "--store", str(smoke.store.root))
+        smoke.here("generate", prompt, "--out", str(out), "--store", str(smoke.store.root))
         assert read_video(out).shape[0] == 17
         out.unlink()
-    process = smoke.start("generate", "一条龙", "--out", str(out), "--store", str(smoke.store.root))
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and "龙" in err and not out.exists()
+    assert main(["generate", "一条龙", "--out", str(out), "--store", str(smoke.store.root)]) == 2
+    assert "龙" in capsys.readouterr().err and not out.exists()
 
 
 def test_the_page_holds_its_videos(smoke: Smoke) -> None:
@@ -125,7 +125,7 @@ def test_the_page_holds_its_videos(smoke: Smoke) -> None:
 
 
 def test_lineage_reaches_the_raw_data(smoke: Smoke) -> None:
-    out = smoke.cli("lineage", "turbo", "--store", str(smoke.store.root))
+    out = smoke.here("lineage", "turbo", "--store", str(smoke.store.root))
     for name in (
         "couplings",
         "dpo",
@@ -152,5 +152,5 @@ def test_tracking_holds_one_parent_and_one_child_a_stage_and_nothing_left_runnin
 
 
 def test_plan_of_a_finished_run_is_all_hits(smoke: Smoke) -> None:
-    rows = json.loads(smoke.cli("plan", "--json", *smoke.overrides()))
+    rows = json.loads(smoke.here("plan", "--json", *smoke.overrides()))
     assert {row["state"].lower() for row in rows} == {"hit"}

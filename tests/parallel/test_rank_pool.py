@@ -16,13 +16,13 @@ def dies() -> None:
 @pytest.mark.parametrize(
     "call, said",
     [
-        ((time.sleep, 60), "rank 0:\ndoes not answer within 5 s"),
+        ((time.sleep, 60), "rank 0:\ndoes not answer within 1 s"),
         ((dies,), "rank 0:\ndied"),
         ((int, "x"), "rank 1:\n(?s:.*)ValueError: invalid literal"),
     ],
 )
 def test_what_went_wrong_is_said_and_the_next_call_is_not_disturbed(ranks, monkeypatch, call, said):
-    monkeypatch.setattr(ranks, "timeout_s", 5)
+    monkeypatch.setattr(ranks, "timeout_s", 1)
     with pytest.raises(AssertionError, match=said):
         ranks(2, *call)
     assert ranks(2, abs, -2) == [2, 2]

@@ -47,7 +47,16 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("world_size", "plan"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
+# Of the products each kind once; the others are soak's.
+LONG = {"zero3-3", "hsdp2x2-zero1", "tensor4-sequence", "ulysses3-4-heads", "ulysses2-zero0", "tensor2-ulysses2"}
+LONG |= {"tensor2-zero3", "tensor2-sequence-zero0", "tensor2-sequence-zero1", "tensor2", "tensor2-sequence"}
+LONG |= {"zero2", "ulysses2"}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "plan"),
+    [pytest.param(*r[1:], id=r[0], marks=[pytest.mark.soak] if r[0] in LONG else []) for r in ROWS],
+)
 def test_equals_one_process(ranks, record, world_size, plan) -> None:
     variants = ALL if world_size == 2 else FEW  # the rest adds nothing to what more ranks do
     for answer in ranks(world_size, cases.together, DIT, plan, variants, record, world_size):

@@ -11,14 +11,14 @@ JOINT = vae_cases.config(spatial_group_norm=False)
 LONG = vae_cases.config(frame_len=0)
 
 TABLE = [  # config, frames, (height, width), ranks of time, ranks of height
-    pytest.param(DUAL, 17, (16, 32), 2, 1, id="time 2: 9 and 8 frames"),
+    pytest.param(DUAL, 17, (16, 32), 2, 1, id="time 2: 9 and 8 frames", marks=pytest.mark.soak),
     pytest.param(DUAL, 34, (16, 16), 3, 1, id="time 3: 1, 8 and 8 frames of two chunks"),
-    pytest.param(DUAL, 17, (48, 16), 1, 2, id="height 2: 32 and 16 rows"),
+    pytest.param(DUAL, 17, (48, 16), 1, 2, id="height 2: 32 and 16 rows", marks=pytest.mark.soak),
     pytest.param(DUAL, 17, (48, 16), 2, 2, id="both"),
     pytest.param(DUAL, 1, (32, 48), 2, 2, id="both, an image"),
-    pytest.param(DUAL, 18, (32, 16), 2, 1, id="time 2: the second chunk has one latent"),
+    pytest.param(DUAL, 18, (32, 16), 2, 1, id="time 2: the second chunk has one latent", marks=pytest.mark.soak),
     pytest.param(LONG, 33, (32, 16), 4, 1, id="time 4: one chunk of 5 latents"),
-    pytest.param(SINGLE, 17, (8, 16), 3, 1, id="4x8x8, time 3"),
+    pytest.param(SINGLE, 17, (8, 16), 3, 1, id="4x8x8, time 3", marks=pytest.mark.soak),
     pytest.param(SINGLE, 9, (24, 16), 1, 3, id="4x8x8, height 3"),
     pytest.param(JOINT, 17, (32, 16), 2, 2, id="joint GroupNorm, both"),
 ]

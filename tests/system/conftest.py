@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fixtures import mini  # noqa: F401
+from slurm_stages import clients, slurm, stage  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 

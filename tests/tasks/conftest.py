@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from fixtures import mini, toys  # noqa: F401
+from fixtures import mini, new_mlflow, toys  # noqa: F401

@@ -61,7 +61,7 @@ def test_an_array_with_a_killed_element_ends_as_one_job_does(spec) -> None:
     assert 5 in {e["missing"] for e in first}  # the two that lived did their shares, and nobody else's
     assert {e["element"][0] for e in again} >= {1} and events(directory, "attempt_started")
     assert outcome.artifact.metrics["processes"] == 3
-    assert all((directory / f"logs/attempt-1{i}.err").exists() for i in ("", ".1", ".2"))
+    assert all((directory / f"logs/attempt-1{i}.err").exists() for i in (".0", ".1", ".2"))
 
 
 def test_a_cancelled_array_leaves_no_element_and_the_same_command_goes_on(spec) -> None:

@@ -72,3 +72,36 @@ def test_the_plan_shows_each_script_once() -> None:
     assert list(shown) == ["t2i, sft.1", "curate", "evaluate.turbo"]
     assert "--gpus-per-node=8" in shown["t2i, sft.1"] and "--gpus-per-node" not in shown["curate"]
     assert all("--account=video" in text for text in shown.values())
+
+
+def test_a_heterogeneous_job_has_components_that_end_with_the_stage() -> None:
+    command = "{python} -m producer --stage {stage_dir}"
+    producers = {"partition": "inference", "nodes": 2, "tasks_per_node": 4, "command": command}
+    text = script("t2vi", {"nproc": 16}, nodes=2, partition="training", stages={"t2vi": {"het": [producers]}})
+    first, second = text.split("#SBATCH hetjob\n")
+    assert "--partition=training" in first and "--ntasks-per-node=8" in first and "--requeue" in first
+    for option in ("partition=inference", "nodes=2", "ntasks-per-node=4", "job-name=t2vi-1", "time=60"):
+        assert f"#SBATCH --{option}\n" in second
+    lines = second.splitlines()
+    beside = next(i for i, line in enumerate(lines) if "--het-group=1" in line)
+    stage = next(i for i, line in enumerate(lines) if "--het-group=0" in line)
+    assert beside < stage and lines[beside].endswith("--stage /store/t2vi/k; sleep 1; done) &")
+    assert "--output=/store/t2vi/k/logs/attempt-2.het1.out" in lines[beside]
+
+
+@pytest.mark.parametrize(
+    ("component", "said"),
+    [
+        ({"partition": "inference"}, "het.0.*has no command"),
+        ({"command": "x", "gpus": 1}, "gpus"),
+        ({"command": "x", "nodes": 0}, "nodes is 0"),
+    ],
+)
+def test_bad_components_are_named(component: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(SlurmConfig, {"het": [component]}, "cluster.slurm")
+
+
+def test_an_array_is_no_heterogeneous_job() -> None:
+    with pytest.raises(ConfigError, match="runtime.array=4 and `het`"):
+        script("tags", {"array": 4}, het=[{"command": "x"}])

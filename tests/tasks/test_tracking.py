@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,8 +15,10 @@ SLOW = "stages.fit.step_s=0.1"
 
 
 @pytest.fixture
-def mlflow(mini):
-    """The run's database through a client of its own; the database is made once a session, it takes seconds."""
+def mlflow(mini, new_mlflow):
+    """The run's database through a client of its own; the runs find it empty."""
+    (mini.folder / "work").mkdir()
+    shutil.copy(new_mlflow, mini.folder / "work")
     return Database(mini)
 
 

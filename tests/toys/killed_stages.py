@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import signal
 import socket
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import rank_pool
 import torch
 from latent_cache import DIT, TRAIN, WIDTH, Z, fake_cache
 from safetensors.torch import load_file, save_file
@@ -186,33 +187,44 @@ class Forks:
     """The same in processes that find everything imported, as many as the job has ranks."""
 
     def __init__(self, directory: Path) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, *(kind(k).run.split(":")[0] for k, _, _ in STAGES.values())])
         ranks = StageSpec.read(directory / "spec.json").config["runtime"]["nproc"]
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(s.getsockname()[1]), "WORLD_SIZE": str(ranks)}
         places = [{**place, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(ranks)] if ranks > 1 else [{}]
-        self.processes = [context.Process(target=_run, args=(directory, p), daemon=True) for p in places]
-        for process in self.processes:
-            process.start()
+        self._pool = rank_pool.shared()
+        pids = [self._pool.start({**p, **ENVIRONMENT}, job.main, directory) for p in places]
+        self._codes: dict[int, int | None] = dict.fromkeys(pids)
 
     def kill(self) -> None:
-        for process in self.processes:
-            process.kill()
+        for pid, code in zip(list(self._codes), self._look(), strict=True):
+            if code is None:
+                with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
+                    os.kill(pid, signal.SIGKILL)
 
     def ended(self) -> bool:
-        return any(p.exitcode is not None for p in self.processes)
+        return any(code is not None for code in self._look())
 
     def codes(self) -> list[int]:
-        for process in self.processes:
-            process.join(300)
-        return [p.exitcode if p.exitcode is not None else 1 for p in self.processes]
+        until = time.monotonic() + 300
+        while None in (codes := self._look()) and time.monotonic() < until:
+            time.sleep(0.005)
+        return [1 if code is None else code for code in codes]
+
+    def _look(self) -> list[int | None]:
+        for pid, code in self._codes.items():
+            if code is None:
+                self._codes[pid] = self._pool.exit_code(pid)
+        return list(self._codes.values())
 
 
-def _run(directory: Path, place: dict[str, str]) -> None:
-    os.environ.update(place, **ENVIRONMENT)
-    sys.exit(job.main(directory))
+def torchrun(directory: Path, ranks: int) -> int:
+    """What `torchrun --standalone` does, with ranks that are forks; the worst exit code."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    config = LaunchConfig(1, 1, ranks, **place, start_method="fork", monitor_interval=0.1)
+    return max(elastic_launch(config, job.main)(directory).values())
 
 
 def kill_after(directory: Path, rows: int, run: type[Attempt]) -> None:

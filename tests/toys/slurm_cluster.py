@@ -21,11 +21,11 @@ def missing() -> str:
 
 
 class Cluster:
-    """`scripts/slurm.sh` in a folder, on ports that were free."""
+    """`scripts/slurm.sh` in a folder, on ports that were free; with `health_s` nodes check themselves so often."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, health_s: int = 0) -> None:
         self.folder = folder
-        self._run("start", str(_free_ports(5)))
+        self._run("start", str(_free_ports(5)), *([str(health_s)] if health_s else []))
         self.conf = folder / "slurm.conf"
 
     def kill(self, what: str) -> None:
@@ -34,6 +34,10 @@ class Cluster:
 
     def revive(self, what: str) -> None:
         self._run("revive", what)
+
+    def state(self, node: str) -> str:
+        """Such as idle, mixed*, down."""
+        return self.ask("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%T").split()[0]
 
     def resume(self) -> None:
         """Take back what nodes were drained for."""

@@ -1,7 +1,9 @@
-"""The `smoke` cascade through the command line, each command in a process of its own as a user's would be."""
+"""The `smoke` cascade through the command line, in processes of their own as a user's would be, or in this one."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from stepvideo.artifact import Store
+from stepvideo.cli import main
 from stepvideo.data.draw import rng
 from stepvideo.data.video_io import write_video
 
@@ -43,10 +46,24 @@ class Smoke:
         assert process.returncode == 0, f"{args}: exit {process.returncode}\n{out[-2000:]}\n{err[-4000:]}"
         return out
 
-    def run(self, *more: str, until: str = "") -> dict[str, dict[str, Any]]:
+    def run(self, *more: str, until: str = "", timeout: float = 600) -> dict[str, dict[str, Any]]:
         """Stage name: row, as `stepvideo run --json` gives them."""
         limit = ["--until", until] if until else []
-        return {row["stage"]: row for row in json.loads(self.cli("run", "--json", *limit, *self.overrides(*more)))}
+        said = self.cli("run", "--json", *limit, *self.overrides(*more), timeout=timeout)
+        return {row["stage"]: row for row in json.loads(said)}
+
+    def here(self, *args: str) -> str:
+        """What a command prints in this process, which has imported most of what it needs."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(args)
+        assert code == 0, f"{args}: exit {code}\n{out.getvalue()[-2000:]}\n{err.getvalue()[-4000:]}"
+        return out.getvalue()
+
+    def untracked(self, *more: str, until: str = "") -> dict[str, dict[str, Any]]:
+        """`run` in this process; not with Prefect, which reads its settings when it is imported."""
+        args = ["run", "--json", *(["--until", until] if until else []), *self.overrides(*more, "tracking=none")]
+        return {row["stage"]: row for row in json.loads(self.here(*args))}
 
     def wait_for_step(self, stage: str, step: int, timeout: float = 300) -> Path:
         """The directory of a stage once its events show that step."""

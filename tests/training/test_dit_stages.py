@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
-from killed_stages import Forks
+from killed_stages import Forks, torchrun
 from latent_cache import IMAGES, JOINT, TRAIN, WIDTH, Z
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +17,8 @@ from stepvideo.diffusion.sampling import Sampling
 from stepvideo.fingerprint import fingerprint
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.stage import InputRef, StageSpec, kind
-from stepvideo.training.config import PairsConfig, TrainConfig
+from stepvideo.training.config import TrainConfig
+from stepvideo.training.dpo_config import PairsConfig
 from stepvideo.training.pairs import judge, vote
 
 TWO = {**JOINT, "balance": {**JOINT["balance"], "packs": 2}}  # for two ranks
@@ -98,7 +97,8 @@ def test_turbo_lowers_the_loss_on_its_couplings(stage, cache, subsets, tmp_path)
     assert Sampling.read(out).steps == 1 and Sampling.read(out).height == 48
 
 
-def test_two_gloo_processes_train_as_one(tmp_path, cache, subsets):
+@pytest.mark.soak  # tests/parallel/test_train_equality.py has it without the stage around it
+def test_two_gloo_processes_train_as_one(tmp_path, cache, subsets, ranks):
     """The same stage through `stepvideo.job`, by itself and under torchrun with two ranks."""
     results = []
     for nproc in (1, 2):
@@ -117,10 +117,7 @@ def test_two_gloo_processes_train_as_one(tmp_path, cache, subsets):
         if nproc == 1:
             assert Forks(directory).codes() == [0]
         else:
-            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-            command = [sys.executable, *launcher, "-m", "stepvideo.job", str(directory)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr[-3000:]
+            assert ranks(1, torchrun, directory, 2) == [0]
         results.append(directory / "out")
     one, two = (json.loads((r / "loss_curve.json").read_text())["rows"] for r in results)
     a, b = (weights(r) for r in results)

@@ -183,6 +183,7 @@ def test_bad_input(trained, tmp_path):
 PLANS = {"zero0": {"zero": 0}, "zero1": {"zero": 1}, "zero3": {"zero": 3}, "full": {"zero": 3, "checkpointing": "full"}}
 
 
+@pytest.mark.soak
 def test_two_ranks_learn_as_one(ranks):
     """FSDP2 with frozen weights beside adapters, and the network without adapters in the same step."""
     alone = three_steps(TrainParallelConfig(zero=0), 1)

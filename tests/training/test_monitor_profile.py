@@ -72,6 +72,7 @@ def test_what_cannot_be_profiled_is_said(tmp_path, cache, subsets):
         profile(tmp_path / "store" / "report" / "key")
 
 
+@pytest.mark.soak
 def test_two_ranks_are_profiled_together(tmp_path, cache, subsets, capsys):
     folder = stage_in_store(tmp_path / "store", cache, subsets, nproc=2)
     assert profile(folder, "--steps", "2", "--out", tmp_path / "found", "--json") == 0

@@ -14,7 +14,7 @@ from stepvideo.emulator.flops import flops, video_tokens
 from stepvideo.sink import latest_metrics
 from stepvideo.training.fit import fit
 from stepvideo.training.flow import flow_loss
-from stepvideo.training.monitor.cost import Cost, DiTCost, total
+from stepvideo.training.monitor.cost import Cost, DiTCost, of_each
 from stepvideo.training.monitor.norms import gradient_norms, group_names, grouped_blocks
 from stepvideo.training.monitor.peak import PEAKS, peak_tflops
 from stepvideo.training.monitor.speed import Speed, Timed
@@ -204,7 +204,7 @@ def test_costs_of_mixed_buckets_add_up():
     image["ids"] = video["ids"][:2]
     one = 3 * flops(CONFIG, 3, 2, 2, 5, 2) * BATCH
     two = 3 * flops(CONFIG, 1, 2, 2, 5, 2) * 2
-    found = total(cost, [video, image, {**image, "share": 0.0}])
+    found = sum(of_each(cost, [video, image, {**image, "share": 0.0}]), Cost())
     assert found == Cost(BATCH + 2, BATCH * 12 + 2 * 4, one + two)
 
 

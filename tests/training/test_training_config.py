@@ -6,7 +6,8 @@ import pytest
 
 from stepvideo.config import load
 from stepvideo.errors import ConfigError
-from stepvideo.training.config import DPOConfig, TextConfig, TrainConfig, TurboConfig, VAETrainConfig
+from stepvideo.training.config import TextConfig, TrainConfig, TurboConfig, VAETrainConfig
+from stepvideo.training.dpo_config import DPOConfig
 
 
 @pytest.mark.parametrize(

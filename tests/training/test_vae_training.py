@@ -26,7 +26,9 @@ def gap(found: cases.Result, expected: cases.Result) -> float:
     return max(numbers)
 
 
-@pytest.mark.parametrize("changes", [GAN, JOINT], ids=["clips", "clips and images"])
+@pytest.mark.parametrize(
+    "changes", [GAN, pytest.param(JOINT, marks=pytest.mark.soak)], ids=["clips", "clips and images"]
+)
 def test_ranks_and_micro_batches_train_the_same_vae(ranks, tmp_path, changes):
     alone = cases.train(changes, tmp_path / "alone")
     assert alone is not None and alone[1].keys() == {"net", "disc"}
@@ -39,7 +41,11 @@ def test_ranks_and_micro_batches_train_the_same_vae(ranks, tmp_path, changes):
     assert gap(together, alone) < 1e-5
 
 
-@pytest.mark.parametrize("degrees", [{"ulysses": 2}, {"ulysses": 2, "rows": 2}], ids=["frames", "rows"])
+@pytest.mark.parametrize(
+    "degrees",
+    [pytest.param({"ulysses": 2}, marks=pytest.mark.soak), {"ulysses": 2, "rows": 2}],
+    ids=["frames", "rows"],
+)
 def test_ranks_inside_a_clip_train_the_same_vae(ranks, tmp_path, degrees):
     changes = {"gan": 0.0, "vae": DUAL, "lengths": [17], "sizes": [32], "joint_images": 2}
     alone = cases.train(changes, tmp_path / "alone")

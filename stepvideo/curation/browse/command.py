@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from stepvideo.curation import places
-from stepvideo.inference.remote.client import TOKEN_VARIABLE
+from stepvideo.inference.remote.token import TOKEN_VARIABLE
 
 HELP = "a local web page that filters a curated catalog by its tags and plays the clips; or SQL over its tables"
 SQL = "the view clips joins the catalog with every side table, see docs/curation.md"

@@ -120,7 +120,7 @@ def _json(path: Path) -> Iterator[_Row]:
                     continue
                 by = made.get("completed_by", "")
                 name = str(by.get("email") or by.get("id") or "") if isinstance(by, dict) else str(by)
-                answers = {r["from_name"]: _value(r["value"]) for r in made["result"]}
+                answers = {r["from_name"]: said(r["value"]) for r in made["result"]}
                 yield _Row(f"{path} task {i}, annotation {j}", task["data"]["clip_id"], name, answers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise StepVideoError(
@@ -128,6 +128,7 @@ def _json(path: Path) -> Iterator[_Row]:
         ) from e
 
 
-def _value(value: Mapping[str, Any]) -> str:
-    said = value.get("choices") or value.get("text") or ""
-    return said if isinstance(said, str) else "\n".join(map(str, said))
+def said(value: Mapping[str, Any]) -> str:
+    """The choice or text in a value of Label Studio."""
+    given = value.get("choices") or value.get("text") or ""
+    return given if isinstance(given, str) else "\n".join(map(str, given))

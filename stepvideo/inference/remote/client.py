@@ -18,7 +18,6 @@ from typing import Any
 
 from stepvideo.errors import StepVideoError
 
-TOKEN_VARIABLE = "STEPVIDEO_TOKEN"  # in the environment, of servers and clients
 UNREACHABLE = "is `stepvideo serve` running there?"
 
 

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepvideo.errors import StepVideoError
-from stepvideo.inference.remote.client import TOKEN_VARIABLE
+from stepvideo.inference.remote.token import TOKEN_VARIABLE
 
 MIN_TOKEN = 16  # characters
 SILENCE_S = 60.0  # after which a body that is still to come is given up
@@ -83,10 +83,10 @@ class Access:
     def refusal(self, method: str, path: str, headers: Headers) -> tuple[int, str] | None:
         """Status and reason, or None if the request may pass."""
         host = headers.get("host", "")
-        if not self.token and not is_local(_place(host).hostname or ""):
+        if not self.token and not is_local(place(host).hostname or ""):
             return 403, f"Host {host!r} is not this machine; open http://127.0.0.1 with the server's port"
         origin = headers.get("origin")
-        own = origin is None or _place(origin.partition("://")[2]).netloc.lower() == host.lower()
+        own = origin is None or place(origin.partition("://")[2]).netloc.lower() == host.lower()
         if method not in SAFE_METHODS and not own:
             return 403, f"requests from pages of {origin!r} are not taken"
         if self.token and path not in OPEN_PATHS:
@@ -96,7 +96,7 @@ class Access:
         return None
 
 
-def _place(host: str) -> SplitResult:
+def place(host: str) -> SplitResult:
     try:
         return urlsplit(f"//{host}")
     except ValueError:

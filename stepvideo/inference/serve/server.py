@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from stepvideo.inference.arguments import memory_of
-from stepvideo.inference.remote.client import TOKEN_VARIABLE
+from stepvideo.inference.remote.token import TOKEN_VARIABLE
 from stepvideo.inference.serve.access import Access
 from stepvideo.inference.serve.app import Service, create_app
 from stepvideo.inference.serve.limits import Limits

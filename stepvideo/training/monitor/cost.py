@@ -57,6 +57,6 @@ def samples_only(batch: Batch) -> Cost:
     return Cost(len(batch["ids"]))
 
 
-def total(cost: CostOf, micro: Iterable[Batch]) -> Cost:
-    """Of what counts: a micro-batch of share 0 only keeps the ranks in step."""
-    return sum((cost(part) for part in micro if part["share"]), Cost())
+def of_each(cost: CostOf, micro: Iterable[Batch]) -> list[Cost]:
+    """Of every micro-batch; those of share 0 only keep the ranks in step, and cost nothing that counts."""
+    return [cost(part) if part["share"] else Cost() for part in micro]

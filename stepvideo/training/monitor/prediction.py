@@ -89,16 +89,18 @@ class Record:
             return cls(cost, about=about)
         return cls(cost, predictor(cost, target, parallel.cfg, parallel.world_size), target.basis, about)
 
-    def add(self, micro: Sequence[Batch], busy: float) -> None:
-        """A step that took so many seconds; the first one warms up and is not kept by size."""
+    def add(self, micro: Sequence[Batch], busy: float) -> float:
+        """A step that took so many seconds; those predicted of it, 0 if none are. The first one warms up and is not
+        kept by size."""
         if self.cost is None:
-            return
+            return 0.0
         size, text, clip = size_of(self.cost, micro)
         predicted = self.predict(size, text, clip) if self.predict and size else 0.0
         self.seconds += predicted
         if self.warm and size:
             self.sizes.setdefault(size, deque(maxlen=LAST)).append((busy, predicted, text, clip))
         self.warm = True
+        return predicted
 
     def rates(self, steps: int, busy: float) -> dict[str, float]:
         """Of `steps` steps that took `busy` seconds, and a fresh start."""

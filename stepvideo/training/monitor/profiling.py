@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from stepvideo.data.source import Batch
+from stepvideo.telemetry.recorder import NullRecorder
 from stepvideo.training.module import StageModule
 from stepvideo.training.monitor.speed import Speed, Timed
 
 WARM = 2  # first steps: memory is allocated, kernels are chosen
-PHASES = {"loss": "forward", "manual_backward": "backward", "update": "optimizer"}  # method of the module: phase
+PHASES = ("forward", "backward", "optimizer")  # of what the module tells its recorder
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class ProfileSteps(Callback):
         assert isinstance(trainer.train_dataloader, Timed)
         self.module, self.loader = pl_module, trainer.train_dataloader
         self.cuda = pl_module.parallel.device.type == "cuda"
-        for method, phase in PHASES.items():
-            setattr(pl_module, method, self._timed(getattr(pl_module, method), phase))
+        pl_module.recorder = _Phases(self)
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])]
         self.profiler = profile(activities=activities)
         self.count = 0
@@ -106,9 +106,9 @@ class ProfileSteps(Callback):
         self.running = False
 
     def _found(self) -> Profile:
-        phases = {p: self.seconds[p] / self.steps for p in (*PHASES.values(), "data wait")}
-        phases["other"] = max(0.0, self.seconds["step"] / self.steps - sum(phases[p] for p in PHASES.values()))
-        events = [e for e in self.profiler.key_averages() if e.key not in PHASES.values()]
+        phases = {p: self.seconds[p] / self.steps for p in (*PHASES, "data wait")}
+        phases["other"] = max(0.0, self.seconds["step"] / self.steps - sum(phases[p] for p in PHASES))
+        events = [e for e in self.profiler.key_averages() if e.key not in PHASES]
         if self.cuda:  # what runs there; the host's side of an operator has the same time again
             times = [(e, e.self_device_time_total) for e in events if e.device_type == DeviceType.CUDA]
         else:
@@ -120,21 +120,28 @@ class ProfileSteps(Callback):
         name = torch.cuda.get_device_name(device) if self.cuda else f"CPU, {torch.get_num_threads()} threads"
         return Profile(self.rates, phases, operators, name, (self.speed.peak, self.speed.origin), self.profiler)
 
-    def _timed(self, method: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with record_function(phase):
-                if not self.phased:
-                    return method(*args, **kwargs)
-                self._sync()
-                start = time.perf_counter()
-                result = method(*args, **kwargs)
-                self._sync()
-                self.seconds[phase] += time.perf_counter() - start
-                return result
-
-        return call
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        with record_function(phase):
+            if not self.phased:
+                yield
+                return
+            self._sync()
+            start = time.perf_counter()
+            yield
+            self._sync()
+            self.seconds[phase] += time.perf_counter() - start
 
     def _sync(self) -> None:
         if self.cuda:
             torch.cuda.synchronize(self.module.parallel.device)
+
+
+class _Phases(NullRecorder):
+    """Has the phases that a module tells of timed, the device waited for."""
+
+    def __init__(self, profile: ProfileSteps) -> None:
+        self.profile = profile
+
+    def device_span(self, name: str) -> AbstractContextManager[Any]:
+        return self.profile.timed(name) if name in PHASES else super().device_span(name)

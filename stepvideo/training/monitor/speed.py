@@ -17,17 +17,22 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from stepvideo.data.source import Batch
+from stepvideo.telemetry.recorder import OFF, AnyRecorder
 from stepvideo.training.module import StageModule
-from stepvideo.training.monitor.cost import Cost, CostOf, samples_only, total
+from stepvideo.training.monitor.consumed import Consumption
+from stepvideo.training.monitor.cost import Cost, CostOf, of_each, samples_only
 from stepvideo.training.monitor.peak import peak_tflops
 from stepvideo.training.monitor.prediction import Record
 
 
 class Timed:
-    """A loader that knows how long its consumer has waited for it, and when the last wait ended."""
+    """A loader that knows how long its consumer has waited for it, and when the last wait ended.
 
-    def __init__(self, loader: Iterable[Batch]) -> None:
-        self.loader = loader
+    For `recorder` a step begins with the wait for its batch; `done` steps are before the first.
+    """
+
+    def __init__(self, loader: Iterable[Batch], recorder: AnyRecorder = OFF, done: int = 0) -> None:
+        self.loader, self.recorder, self.done = loader, recorder, done
         self.waited = 0.0  # seconds
         self.until = time.perf_counter()
 
@@ -37,14 +42,17 @@ class Timed:
     def __iter__(self) -> Iterator[Batch]:
         batches = None
         while True:
+            self.recorder.step(self.done + 1)
             start = time.perf_counter()
             if batches is None:
                 batches = iter(self.loader)  # starts the workers
             batch = next(batches, None)
             self.until = time.perf_counter()
             self.waited += self.until - start
+            self.recorder.record("data_wait", start, self.until)
             if batch is None:
                 return
+            self.done += 1
             yield batch
 
 
@@ -67,6 +75,8 @@ class Speed(Callback):
         device = self.module.parallel.device
         self.peak, self.origin = peak_tflops(device, self.module.net_precision, self.given)
         self.module.ctx.sink.event("peak_tflops", value=self.peak, origin=self.origin)
+        self.module.recorder.count("peak_tflops", self.peak)
+        self.consumption = Consumption(self.module.recorder, self.module.parallel, self.module.ctx.inputs)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.record = Record.start(self.cost, self.module.parallel, self.module.net_precision)
@@ -78,8 +88,11 @@ class Speed(Callback):
         self.steps += 1
         busy = time.perf_counter() - self.loader.until
         self.busy += busy
-        self.done = self.done + total(self.cost, batch["micro"])
-        self.record.add(batch["micro"], busy)
+        costs = of_each(self.cost, batch["micro"])
+        self.done = sum(costs, self.done)
+        self.consumption.add(batch["micro"], costs)
+        if predicted := self.record.add(batch["micro"], busy):
+            self.module.recorder.count("predicted_step_s", predicted)
         if not self.told:
             self._tell("predicted")
         module = self.module
@@ -90,6 +103,7 @@ class Speed(Callback):
             self.restart()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.module.recorder.end()
         self._tell("prediction")
         if self.module.ctx.rank == 0 and self.record.about:
             self.module.ctx.sink.event("step_times", **self.record.by_size())

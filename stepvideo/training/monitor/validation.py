@@ -82,7 +82,8 @@ class Validation(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         assert isinstance(pl_module, StageModule)
         if batch["step"] == 0:
-            self.measure(trainer, pl_module)
+            with pl_module.recorder.span("validation"):
+                self.measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -90,7 +91,8 @@ class Validation(Callback):
         assert isinstance(pl_module, StageModule)
         done, every = pl_module.done, self.cfg.every
         if (every and done % every == 0) or done == pl_module.steps:
-            self.measure(trainer, pl_module)
+            with pl_module.recorder.span("validation"):
+                self.measure(trainer, pl_module)
 
     def measure(self, trainer: Trainer, module: StageModule) -> dict[str, float]:
         """What is logged, by name. All ranks call it together."""

@@ -1,9 +1,10 @@
 "use strict";
-// What the pages of `stepvideo serve` and `stepvideo browse` share: asking their server. A token, where there is one,
-// stays in this tab and travels in a header only. A page has `#login`, `#app`, and a function `start`.
+// What the pages of `stepvideo serve`, `browse` and `study` share: asking their server. A token, where there is one, stays
+// in this tab and travels in a header only. A page has `#login`, `#app`, and a function `start`; it may change `words`.
 
 const $ = id => document.getElementById(id);
 const TOKEN = "stepvideo-token";
+const words = { silent: "The server does not answer. Is it still running?", wrong: "This is not the server's token." };
 
 class Refused extends Error {
   constructor(status, message) { super(message); this.status = status; }
@@ -26,11 +27,11 @@ async function api(path, options = {}) {
   let answer;
   try { answer = await fetch(path, { ...options, headers }); } catch (e) {
     if (e.name === "AbortError") throw e;
-    throw new Refused(0, "The server does not answer. Is it still running?");
+    throw new Refused(0, words.silent);
   }
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
-  if (answer.status === 401) askToken(token ? "This is not the server's token." : "");
+  if (answer.status === 401) askToken(token ? words.wrong : "");
   throw new Refused(answer.status, body.error || `${answer.status} ${answer.statusText}`);
 }
 

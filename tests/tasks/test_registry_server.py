@@ -1,0 +1,69 @@
+"""The registry of an MLflow server that keeps artifacts itself, and takes no path of ours as a model's source."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", f"{tmp_path}/kept"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = (tmp_path / "server.log").open("wb")
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while not _answers(url):
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+        time.sleep(0.2)
+    yield url
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health") as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def test_a_server_registers_by_reference(mini, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    def lost(*_: object, **__: object) -> None:
+        raise ConnectionError("the server has gone")
+
+    on = ["tracking=local", "tracking.prefect=false", f"tracking.mlflow_uri={server}"]
+    with monkeypatch.context() as away:
+        away.setattr(MlflowClient, "create_model_version", lost)
+        code, said, _ = mini.cli("run", *mini.args(*on))
+    assert code == 0 and "not registered" in said and "the server has gone" in said
+    code, said, _ = mini.cli("run", *mini.args(*on))
+    assert code == 0 and "stepvideo-t2v version 1 (candidate)" in said
+    rows = mini.run(*on)
+    client = MlflowClient(tracking_uri=server, registry_uri=server)
+    (version,) = client.search_model_versions("name = 'stepvideo-t2v'")
+    assert version.tags["path"] == rows["score"]["path"] and version.tags["digest"] == rows["score"]["digest"]
+    assert version.run_id and version.source
+    kept = client.download_artifacts(version.run_id, version.source.rpartition("/")[2], str(mini.folder))
+    assert f'"path": "{rows["score"]["path"]}"' in Path(kept).read_text()
+    code, said, _ = mini.cli("lineage", "stepvideo-t2v@candidate", "--store", str(mini.store.root))
+    assert code == 0 and "score/" in said and "--until score" in said

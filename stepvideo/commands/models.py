@@ -1,0 +1,57 @@
+"""What was made: where it comes from, what differs, how it is used."""
+
+from __future__ import annotations
+
+import argparse
+
+from stepvideo.commands.arguments import REF, add_json, add_model, add_store
+from stepvideo.inference import arguments as generating
+from stepvideo.subcommands import Command
+
+
+def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ref", metavar="REF", help=REF)
+    add_store(parser)
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help=REF + ", or the id of a run")
+    parser.add_argument("b", metavar="B")
+    add_json(parser)
+    add_store(parser)
+
+
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    generating.add_arguments(parser)
+    add_model(parser)
+    add_store(parser)
+
+
+def _lineage(args: argparse.Namespace) -> int:
+    from flows.lineage import lineage_command
+
+    return lineage_command(args.store, args.ref)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from flows.lineage import compare_command
+
+    return compare_command(args.store, args.a, args.b, args.json)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from flows.generate import generate_command
+
+    return generate_command(args)
+
+
+COMMANDS = (
+    Command(
+        "lineage",
+        "what an artifact was made from, down to the raw data, and how to make it again",
+        _lineage_arguments,
+        _lineage,
+    ),
+    Command("compare", "settings, data and metrics of two artifacts or two runs", _compare_arguments, _compare),
+    Command("generate", generating.HELP, _generate_arguments, _generate),
+)

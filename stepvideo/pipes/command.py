@@ -65,7 +65,7 @@ def _ls(args: argparse.Namespace) -> int:
         return 0
     for m in members:
         where = f"job {m.job} rank {m.rank} at {m.address}" if m.job else f"to {', '.join(m.metrics.get('jobs', {}))}"
-        print(f"{m.pipe:20} {m.role:9} {m.name:20} {where}")
+        print(f"{m.pipe:20} {m.role:9} {m.name:20} {where}{' (finished)' if m.finished else ''}")
     return 0 if members else _nobody()
 
 

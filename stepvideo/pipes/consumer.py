@@ -15,7 +15,7 @@ from stepvideo.pipes.config import MIB, PipeConfig, check_policy
 from stepvideo.pipes.errors import PipeError
 from stepvideo.pipes.inbox import Inbox, Incoming
 from stepvideo.pipes.item import Item
-from stepvideo.pipes.member import CONSUMER, Member, Registry, new_instance
+from stepvideo.pipes.member import CONSUMER, MAX_LEASE_S, Member, Registry, new_instance
 from stepvideo.pipes.metrics import Latency, Rates
 from stepvideo.pipes.presence import Presence
 from stepvideo.pipes.receiver import Receiver
@@ -145,9 +145,11 @@ class Consumer:
     def close(self, *, finished: bool = False) -> None:
         """Leave. What is unacknowledged goes to other ranks, or waits for this job to come back (`rejoin_s`).
 
-        finished: the job needs nothing more; its producers forget it once its last consumer has gone.
+        finished: the job needs nothing more; its producers forget it once its last consumer has gone. That is said on
+            every connection, and in the registry for those that are broken.
         """
-        self._presence.close()
+        stays = min(max(self.config.rejoin_s, self._member.lease_s), MAX_LEASE_S)
+        self._presence.close(replace(self._member, finished=True, lease_s=stays) if finished else None)
         self._receiver.close(finished)
         self._fail(self._error or PipeError("this consumer is closed"))
 

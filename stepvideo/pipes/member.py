@@ -19,6 +19,7 @@ class Member:
     """One end of a pipe, as it last said. `metrics` are its own; `instance` is its life and sorts after earlier ones.
 
     job, rank, address, capacity_bytes, policy: of consumers.
+    finished: a consumer's last words: this life left and its job wants nothing more. They stay until their lease ends.
     """
 
     pipe: str
@@ -31,6 +32,7 @@ class Member:
     capacity_bytes: int = 0
     policy: str = ""
     lease_s: float = 2.0
+    finished: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -84,7 +84,7 @@ class Flow:
 
 def who_waits(members: Iterable[Member]) -> list[Flow]:
     """One flow for each pipe and job, from what their members last said."""
-    members = list(members)
+    members = [m for m in members if not m.finished]
     jobs = {(m.pipe, m.job) for m in members if m.role == CONSUMER}
     jobs |= {(m.pipe, job) for m in members if m.role == PRODUCER for job in m.metrics.get("jobs", {})}
     return [_flow(pipe, job, [m for m in members if m.pipe == pipe]) for pipe, job in sorted(jobs)]

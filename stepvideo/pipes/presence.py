@@ -47,11 +47,11 @@ class Presence:
         while not self._ended.wait(self._every_s):
             self._beat()
 
-    def close(self) -> None:
-        """Leave the registry."""
+    def close(self, last_words: Member | None = None) -> None:
+        """Leave the registry; what is given stays there in the place of this member until its lease ends."""
         self._ended.set()
         self._thread.join()
         try:
-            self._registry.drop(self._member())
+            self._registry.put(last_words) if last_words else self._registry.drop(self._member())
         except (PipeError, OSError):
             self.failures += 1

@@ -44,6 +44,8 @@ class Sender:
         credentials = {"version": wire.VERSION, "token": keys.load(config).token}
         self._hello = wire.encode({**hello, **credentials, "frame_bytes": config.frame_bytes})
         self._wanted: list[Member] = []
+        self._finished: list[Member] = []  # consumers' last words
+        self._served: set[str] = set()  # instances that let us in, and whose last words we have not read
         self._links: dict[Peer, _Link] = {}
         self._tried: dict[str, float] = {}  # by instance: not before this time again
         self._next_beat = self._next_look = self._turned = 0.0
@@ -58,7 +60,8 @@ class Sender:
 
     def see(self, members: list[Member]) -> None:
         """Who is at the pipe now; from any thread."""
-        self._wanted = [m for m in members if m.role == CONSUMER]
+        self._wanted = [m for m in members if m.role == CONSUMER and not m.finished]
+        self._finished = [m for m in members if m.finished]
         if self._first is None:
             self._first = {m.instance for m in self._wanted}
         self._next_look = 0.0
@@ -152,6 +155,7 @@ class Sender:
         with self._lock:
             group = self._outbox.group(link.member.job, link.member.policy)
             link.group, link.seat = group, Seat(link.member.rank, capacity, wire.integer(message, "free"))
+            self._served.add(link.member.instance)
             revoked = group.join(link.seat, done, held)
             self._lock.notify_all()
         self._answered(link.member)
@@ -168,12 +172,25 @@ class Sender:
         self._tried[link.member.instance] = time.monotonic() + 4 * self._config.heartbeat_s
         self.told = str(message.get("reason", ""))[:200]
         self._drop(link)
-        with self._lock:
-            if message.get("finished") and link.group is not None and not link.group.seats:
-                link.group.close()
-                self._lock.notify_all()
+        if message.get("finished") and link.group is not None:
+            self._finish(link.group, link.member)
         if message.get("replaced"):
             raise Replaced(self.told)
+
+    def _finish(self, group: Group, left: Member) -> None:
+        """A consumer wants nothing more: its job neither, if it was the last."""
+        others = any(m.job == left.job and m.instance != left.instance for m in self._wanted)
+        with self._lock:
+            if not others and not group.seats:
+                group.close()
+                self._lock.notify_all()
+
+    def _read_last_words(self, linked: set[str]) -> None:
+        """Of consumers that left while their connection was broken, so that no farewell came on it."""
+        for m in self._finished:
+            if m.instance in self._served and m.instance not in linked:
+                self._served.discard(m.instance)
+                self._finish(self._outbox.groups[m.job], m)
 
     def _revoke(self, those: list[tuple[Seat, int]]) -> None:
         for seat, seq in those:
@@ -194,6 +211,7 @@ class Sender:
             elif self._tried.get(m.instance) == float("inf"):
                 self._hang_up(link, "too slow", too_slow=True)
         linked = {link.member.instance for link in self._links.values()}
+        self._read_last_words(linked)
         self._tried = {k: t for k, t in self._tried.items() if k in wanted or k in linked}
         for instance in wanted.keys() - linked:
             if now >= self._tried.get(instance, 0.0):

@@ -262,6 +262,34 @@ def test_a_job_that_has_finished_holds_nothing(pipe: Pipe) -> None:
     assert job(out)["dropped"] == 1
 
 
+def test_last_words_are_heard_without_a_connection(pipe: Pipe) -> None:
+    """A connection that broke just before takes no farewell with it; the registry does."""
+    gone, stays, out = pipe.consumer("gone"), pipe.consumer("stays"), pipe.producer()
+    out.send(item(0))
+    take(gone, 1, ack=False)
+    for session in list(gone._inbox.sessions.values()):
+        gone._inbox.close(session.peer)  # as after a silence: there is nobody to say goodbye to
+    gone.close(finished=True)
+    until(lambda: not job(out, "gone")["present"])
+    assert job(out, "gone")["dropped"] == 1 and job(out, "stays")["present"]
+    assert [m.job for m in pipe.registry.members("pipe") if m.role == "consumer" and not m.finished] == ["stays"]
+    assert take(stays, 1) == [0]
+
+
+def test_a_job_goes_on_when_one_of_its_consumers_has_finished(pipe: Pipe) -> None:
+    first, second, out = pipe.consumer(rank=0), pipe.consumer(rank=1), pipe.producer()
+    out.send(item(0), rank=0)
+    take(first, 1)
+    first.close(finished=True)
+    out.send(item(1), rank=1)
+    assert take(second, 1) == [1]
+    again = pipe.consumer(rank=0)  # a later life is no stranger because of the words of the earlier
+    out.send(item(2), rank=0)
+    assert take(again, 1) == [2]
+    out.flush(20)
+    assert job(out)["dropped"] == 0
+
+
 def test_a_later_life_of_a_name_replaces_the_earlier(pipe: Pipe) -> None:
     first, out = pipe.consumer(), pipe.producer()
     out.send(item(0))

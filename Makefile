@@ -60,7 +60,7 @@ ui: setup ## MLflow and Prefect in the browser, on 127.0.0.1, until Ctrl-C
 test: setup ## Set up, then every test but the long ones (all but `soak`)
 	@scripts/apt.sh
 	@$(BIN)/dvc pull --quiet
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(N) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@N=$(N) scripts/tests.sh $(ARGS)
 
 .PHONY: quick
 quick: setup ## The tests that take seconds

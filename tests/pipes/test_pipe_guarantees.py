@@ -60,7 +60,7 @@ def item(n: int, floats: int = 2000) -> dict[str, torch.Tensor]:
     return {"x": torch.full((floats,), float(n))}
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came true"

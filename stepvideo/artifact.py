@@ -10,7 +10,7 @@
                             out.tmp/       being written
                             out/           the artifact
                             manifest.json  written last: sha256 and size of every file, lineage, metrics, timings
-    <store>/_parts/         results that serve several keys (`StageContext.shared`); removed by hand, made again
+    <store>/_parts/         results that serve several keys (`StageContext.shared`); `stepvideo gc` removes old ones
 
 Keys use input *digests*, so an upstream stage that reproduces its bytes stops the ripple.
 """
@@ -30,7 +30,8 @@ from stepvideo import storage
 from stepvideo.config import digest
 from stepvideo.errors import ArtifactError
 
-SCHEMA = 1
+SCHEMA = 2  # of specs, manifests and records of runs; 1 is how it was before specs and records said theirs
+KEYED = 1  # goes into every key: another number would make all artifacts anew
 FULL_HASH_BELOW = 1 << 30  # bytes; above it a file is re-hashed only when its mtime changed since it was last verified
 
 
@@ -54,9 +55,36 @@ class Artifact:
         return self.manifest.get("metrics", {})
 
 
+class NewerStore(ArtifactError):
+    """A file of the store was written by a newer version."""
+
+
+def versioned(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A spec, a manifest or a record of a run as this version writes it; those of older versions are brought up.
+
+    Raises:
+        NewerStore: names the file and its schema.
+    """
+    schema = data.get("schema", 1)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise NewerStore(
+            f"{path} has schema {schema!r}, and this stepvideo knows up to {SCHEMA}: "
+            "this store was written by a newer stepvideo; upgrade this one (git pull && make setup)"
+        )
+    return {**data, "schema": SCHEMA}
+
+
+def read_versioned(path: Path) -> dict[str, Any]:
+    """`versioned` of a file. Raises NewerStore, or ArtifactError where there is no JSON object."""
+    data = storage.read_json(path)
+    if not isinstance(data, dict):
+        raise ArtifactError(f"{path} is no JSON object; remove it, or bring it back from a backup")
+    return versioned(data, path)
+
+
 def key_of(hashed: Mapping[str, Any]) -> str:
     """16 hex digits that name a stage's result: a digest of `StageSpec.hashed()`."""
-    return digest({"schema": SCHEMA, **hashed})[:16]
+    return digest({"schema": KEYED, **hashed})[:16]
 
 
 def content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -103,7 +131,9 @@ class Store:
         if not path.exists():
             return None
         try:
-            manifest = storage.read_json(path)
+            manifest = read_versioned(path)
+        except NewerStore:  # it is there: making it again would overwrite it
+            raise
         except ArtifactError:
             return None
         if verify and damage(directory, manifest):
@@ -118,7 +148,9 @@ class Store:
         if not (directory / "manifest.json").exists():
             return "incomplete"
         try:
-            return damage(directory, storage.read_json(directory / "manifest.json")) or "ok"
+            return damage(directory, read_versioned(directory / "manifest.json")) or "ok"
+        except NewerStore:
+            raise
         except ArtifactError as e:
             return str(e)
 
@@ -143,7 +175,7 @@ class Store:
         """
         path = Path(ref)
         if (path / "manifest.json").exists():
-            return Artifact(path.absolute(), storage.read_json(path / "manifest.json"))
+            return Artifact(path.absolute(), read_versioned(path / "manifest.json"))
         stage, _, prefix = ref.partition("/")
         found = [m.parent for m in self.root.glob(f"{stage}/{prefix}*/manifest.json")] if stage else []
         if not found:
@@ -151,12 +183,26 @@ class Store:
         if prefix and len(found) > 1:
             raise ArtifactError(f"{ref!r} is ambiguous: {', '.join(sorted(p.name for p in found))}")
         newest = max(found, key=lambda p: (p / "manifest.json").stat().st_mtime)
-        return Artifact(newest, storage.read_json(newest / "manifest.json"))
+        return Artifact(newest, read_versioned(newest / "manifest.json"))
 
     def artifacts(self) -> list[Artifact]:
         """Every complete artifact (not verified), oldest first."""
-        paths = sorted(self.root.glob("*/*/manifest.json"), key=lambda p: p.stat().st_mtime)
-        return [Artifact(p.parent, storage.read_json(p)) for p in paths]
+        times = {p: t for p in self.root.glob("*/*/manifest.json") if (t := _mtime(p)) is not None}
+        found = []
+        for path in sorted(times, key=times.__getitem__):
+            try:
+                found.append(Artifact(path.parent, read_versioned(path)))
+            except ArtifactError:
+                if path.exists():  # else it was removed meanwhile
+                    raise
+        return found
+
+
+def _mtime(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def damage(directory: Path, manifest: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepvideo import storage
+from stepvideo import artifact, storage
 from stepvideo.config import StageConfig, load, result_part
 from stepvideo.errors import ConfigError
 from stepvideo.sink import NullSink, Sink
@@ -113,11 +113,12 @@ class StageSpec:
     lineage: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        storage.write_json(path, asdict(self))
+        storage.write_json(path, {"schema": artifact.SCHEMA, **asdict(self)})
 
     @classmethod
     def read(cls, path: Path) -> StageSpec:
-        data = storage.read_json(path)
+        data = artifact.read_versioned(path)
+        del data["schema"]
         try:
             return cls(**{**data, "inputs": {k: InputRef(**v) for k, v in data["inputs"].items()}})
         except (KeyError, TypeError) as e:

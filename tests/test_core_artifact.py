@@ -144,4 +144,4 @@ def test_artifacts_are_listed_oldest_first(store: Store) -> None:
     for i, key in enumerate(("c", "a", "b")):
         os.utime(make(store, "s", key) / "manifest.json", (i, i))
     assert [a.manifest["key"] for a in store.artifacts()] == ["c", "a", "b"]
-    assert artifact.SCHEMA == 1
+    assert artifact.KEYED == 1

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from stepvideo import __version__
-from stepvideo.commands import cascade, data, models, watching
+from stepvideo.commands import cascade, data, deploy, models, watching
 from stepvideo.commands.arguments import add_model, add_store
 from stepvideo.curation import funnel_command as funnel
 from stepvideo.curation import sheet_command as sheet
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_arguments(commands.add_parser("data", help=data.HELP, description=data.HELP))
     several(watching.COMMANDS)
     several(models.COMMANDS)
+    several(deploy.COMMANDS)
 
     for name, module in (("serve", serving), ("export", export), (ATTENTION, attending)):
         sub = command(name, partial(_with_located_model, module.call), module.HELP)

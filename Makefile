@@ -50,6 +50,14 @@ demo: setup ## Set up, then the whole cascade at `micro`: raw videos to an evalu
 smoke: setup ## The whole cascade at its smallest; shows that it runs, not that it learns
 	@$(BIN)/stepvideo run profile=smoke
 
+.PHONY: team
+team: setup ## A team's servers on this machine: PostgreSQL, S3, MLflow, Prefect, a worker (docs/team.md)
+	@$(BIN)/stepvideo team start
+
+.PHONY: team-stop
+team-stop: setup ## End them; what they hold stays
+	@$(BIN)/stepvideo team stop
+
 .PHONY: ui
 ui: setup ## MLflow and Prefect in the browser, on 127.0.0.1, until Ctrl-C
 	@scripts/ui.sh

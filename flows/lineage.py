@@ -1,22 +1,15 @@
-"""`stepvideo lineage` and `stepvideo compare`: where an artifact comes from, and what differs between two."""
+"""`stepvideo lineage`: where an artifact comes from, and how to make it again."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
-from rich.table import Table
 from rich.tree import Tree
 
 from flows import screen
-from flows.plan import config_changes
 from flows.screen import clock, key_metric
 from flows.status import store_of
 from stepvideo.artifact import Artifact, Store
-from stepvideo.config import result_part
 from stepvideo.errors import ArtifactError
-from tasks.record import RunRecord, records
+from tasks.record import records
 
 
 def find(store: Store, ref: str) -> Artifact:
@@ -88,53 +81,6 @@ def _label(artifact: Artifact) -> str:
     return text
 
 
-def compare_command(folder: str | None, a: str, b: str, as_json: bool) -> int:
-    """Print what differs between two artifacts, or two runs by their ids: settings, data, metrics."""
-    store = store_of(folder)
-    runs = {r.data["id"]: r for r in records(store)}
-    if a in runs and b in runs:
-        before, after = _of_run(runs[a]), _of_run(runs[b])
-    else:
-        before, after = _of_artifact(store, find(store, a)), _of_artifact(store, find(store, b))
-    changes = {
-        "config": config_changes(before["config"], after["config"]),
-        "data": config_changes(before["data"], after["data"]),
-        "metrics": {
-            k: [before["metrics"].get(k), after["metrics"].get(k)]
-            for k in dict.fromkeys([*before["metrics"], *after["metrics"]])
-        },
-    }
-    if as_json:
-        print(json.dumps(changes, indent=1, ensure_ascii=False))
-        return 0
-    console = screen.console()
-    for name in ("config", "data"):
-        console.print(f"[bold]{name}[/]: {'equal' if not changes[name] else ''}")
-        for line in changes[name]:
-            console.print(f"  {line}", highlight=False, markup=False)
-    console.print(_metrics_table(changes["metrics"], a, b))
-    return 0
-
-
-def _of_artifact(store: Store, artifact: Artifact) -> dict[str, Any]:
-    m = artifact.manifest
-    data = {role: ref["digest"][:16] for role, ref in m["inputs"].items()}
-    for source in ancestors(store, artifact):
-        if content := source.manifest["config"].get("content"):
-            data[f"{source.manifest['stage']} content"] = str(content)[:16]
-    data |= {"code": m["fingerprint"], "data.dvc": m["lineage"].get("data_md5", "")}
-    return {"config": result_part(m["config"]), "data": data, "metrics": dict(artifact.metrics)}
-
-
-def _of_run(record: RunRecord) -> dict[str, Any]:
-    stages = record.data["stages"]
-    return {
-        "config": record.data["config"],
-        "data": {name: s.get("digest", "")[:16] for name, s in stages.items()},
-        "metrics": {f"{n}.{k}": v for n, s in stages.items() for k, v in s.get("metrics", {}).items()},
-    }
-
-
 def ancestors(store: Store, artifact: Artifact) -> list[Artifact]:
     """Every artifact behind one, nearest first, each once."""
     found: dict[tuple[str, str], Artifact] = {}
@@ -146,13 +92,3 @@ def ancestors(store: Store, artifact: Artifact) -> list[Artifact]:
                 found[ref["stage"], ref["key"]] = source
                 todo.append(source)
     return list(found.values())
-
-
-def _metrics_table(metrics: Mapping[str, list[float | None]], a: str, b: str) -> Table:
-    table = Table(title="metrics", title_justify="left")
-    for column in ("", a, b, "difference"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, (x, y) in metrics.items():
-        change = f"{y - x:+.4g}" if x is not None and y is not None else ""
-        table.add_row(name, *("" if v is None else f"{v:.6g}" for v in (x, y)), change)
-    return table

@@ -15,8 +15,10 @@ def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", metavar="A", help=REF + ", or the id of a run")
-    parser.add_argument("b", metavar="B")
+    text = "run id (or its beginning, or its last six digits), latest, latest~1, " + REF + "; the first is the base"
+    parser.add_argument("refs", metavar="RUN", nargs="+", help=text)
+    parser.add_argument("--html", metavar="FILE", help="also write a page; its videos go to FILE_files beside it")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
     add_json(parser)
     add_store(parser)
 
@@ -34,9 +36,9 @@ def _lineage(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from flows.lineage import compare_command
+    from flows.comparison.command import compare_command
 
-    return compare_command(args.store, args.a, args.b, args.json)
+    return compare_command(args.store, args.refs, args.json, args.html, args.open)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -52,6 +54,11 @@ COMMANDS = (
         _lineage_arguments,
         _lineage,
     ),
-    Command("compare", "settings, data and metrics of two artifacts or two runs", _compare_arguments, _compare),
+    Command(
+        "compare",
+        "what differs between runs or artifacts: settings, curves, metrics with intervals, videos, cost, lineage",
+        _compare_arguments,
+        _compare,
+    ),
     Command("generate", generating.HELP, _generate_arguments, _generate),
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from stepvideo import cli, storage
-from tasks.record import records
 
 
 @pytest.fixture
@@ -58,15 +57,16 @@ def test_compare(made) -> None:
     mini, first, second = made
     a, b = (f"fit/{rows['fit']['key']}" for rows in (first, second))
     code, out, _ = mini.cli("compare", "--json", a, b, *mini.at)
-    changes = json.loads(out)
-    assert code == 0 and changes["config"] == ["lr 0.1 → 0.2"] and changes["data"] == []
-    assert changes["metrics"]["mean"] == [rows["fit"]["metrics"]["mean"] for rows in (first, second)]
-    runs = [r.data["id"] for r in records(mini.store)]
-    code, out, _ = mini.cli("compare", "--json", *runs, *mini.at)
-    changes = json.loads(out)
-    assert changes["config"] == ["stages.fit.lr 0.1 → 0.2"] and len(changes["data"]) == 2
+    found = json.loads(out)
+    assert code == 0 and [(s["key"], s["values"]) for s in found["config"]] == [("lr", [0.1, 0.2])]
+    assert found["metrics"]["fit.mean"] == [rows["fit"]["metrics"]["mean"] for rows in (first, second)]
+    assert {len(points) for points in found["curves"]["fit"].values()} == {2}
+    found = json.loads(mini.cli("compare", "--json", "latest~1", "latest", *mini.at)[1])
+    assert [s["key"] for s in found["config"]] == ["stages.fit.lr"]
+    assert found["lineage"][0]["first"] == "the first difference is fit: lr 0.1 → 0.2"
+    assert found["cost"]["noise"][1]["cached"] and not found["cost"]["fit"][1]["cached"]
     code, out, _ = mini.cli("compare", a, b, *mini.at)
-    assert "lr 0.1 → 0.2" in out and "mean" in out
+    assert "lr 0.1 → 0.2" in out and "mean" in out and "no evaluation" in out
 
 
 def test_logs(mini) -> None:

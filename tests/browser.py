@@ -123,7 +123,7 @@ class Browser:
             raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def until(self, script: str, timeout_s: float = 30) -> None:
+    def until(self, script: str, timeout_s: float = 60) -> None:
         end = time.monotonic() + timeout_s
         while not self.run(script):
             if time.monotonic() > end:

@@ -175,7 +175,7 @@ def inlet(tmp_path, pipe):
 
 
 def until(condition) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.002)

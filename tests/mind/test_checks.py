@@ -149,7 +149,7 @@ def test_processes_of_jobs_that_ended(machine) -> None:
     environment = {"SLURMD_NODENAME": "node1", "SLURM_JOB_ID": "77777", "PATH": os.environ["PATH"]}
     process = subprocess.Popen(["sleep", "60"], env=environment)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (found := only(system.leftovers(machine(), Expected()))).status == Status.OK:  # until it has exec'ed
             assert time.monotonic() < deadline
         assert found.status == Status.WARN and "1 of job 77777" in found.detail

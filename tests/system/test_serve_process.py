@@ -37,7 +37,7 @@ def server(serve, tmp_path_factory) -> Iterator:
     yield serve(tmp_path_factory.mktemp("served"))
 
 
-def eventually(true: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

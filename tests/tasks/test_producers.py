@@ -74,7 +74,7 @@ def jobs(monkeypatch) -> Jobs:
 
 
 def until(condition) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

@@ -74,7 +74,7 @@ class Server:
         return self.http.post("/v1/videos", json={"prompt": prompt, **settings}, headers=headers)
 
     def wait(self, id: str, *states: str) -> dict[str, Any]:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while (view := self.http.get(f"/v1/videos/{id}").json())["state"] not in states:
             assert time.monotonic() < end, f"{view['state']}, not {states}"
             time.sleep(0.01)

@@ -22,7 +22,7 @@ from flows.status import store_of
 from stepvideo.artifact import Store
 from stepvideo.errors import ConfigError
 from tasks.keeping import Inputs, Rules, places, reasons
-from tasks.keeping_items import CATEGORIES, Item, items
+from tasks.keeping_items import CATEGORIES, Item, in_bytes, items
 from tasks.keeping_named import Ref
 from tasks.keeping_sweep import Swept, Watch, only_gc, sweep
 from tasks.record import PIN, RunRecord, find_record, records
@@ -141,15 +141,6 @@ def pin_command(folder: str | None, name: str, pinned: bool) -> int:
         mark.unlink(missing_ok=True)
     print(f"run {record.data['id']} {'is kept by gc from now on' if pinned else 'is kept no longer than others'}")
     return 0
-
-
-def in_bytes(count: float) -> str:
-    """ "1.2 GB"; powers of 1000, as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 999.5 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError
 
 
 def _as_json(plan: Plan, done: Iterable[Swept] = ()) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from stepvideo import storage
 from stepvideo.artifact import Store, damage, is_running
 from stepvideo.errors import ArtifactError
 from stepvideo.sink import read_events
+from tasks.keeping_items import in_bytes
 from tasks.ledger import Ledger
 from tasks.logs import Tail
 from tasks.record import RunRecord, records
@@ -65,7 +67,78 @@ def status_command(folder: str | None, reap: bool, as_json: bool) -> int:
 
 def run_state(record: RunRecord) -> str:
     """The record's state; "killed" for one whose driver died without a word."""
-    return record.data["state"] if record.data["state"] != "running" or record.is_live else "killed"
+    return record.state
+
+
+def all_command(folder: str | None, as_json: bool) -> int:
+    """Every run of the store, newest first. Exit code 1 if the newest failed, was killed or was cancelled."""
+    store = store_of(folder)
+    found = records(store)
+    if not found:
+        raise ArtifactError(f"nothing was run in {store.root} yet; start with `stepvideo run`")
+    rows = run_rows(store, found[::-1])
+    if as_json:
+        import json
+
+        print(json.dumps({"store": str(store.root), "runs": rows}, indent=1))
+    else:
+        screen.console().print(_runs_table(store, rows))
+        states = Counter(r["state"] for r in rows)
+        print(", ".join(f"{n} {state}" for state, n in states.most_common()))
+        print("next: stepvideo status --disk | stepvideo archive RUN --out FILE.tar | stepvideo gc")
+    return 0 if rows[0]["state"] in ("done", "running") else 1
+
+
+def run_rows(store: Store, found: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    """One row a run: id, name, state, pinned, started, seconds, done and total stages, rank_hours that its own stages
+    took (this driver's waiting times the ranks), bytes of the artifacts that it made or took."""
+    sizes: dict[tuple[str, str], int] = {}
+    rows = []
+    for record in found:
+        data, stages = record.data, record.data["stages"]
+        for ref in record.refs.items():
+            if ref not in sizes:
+                artifact = store.find(*ref, verify=False)
+                sizes[ref] = sum(f["size"] for f in artifact.manifest["files"].values()) if artifact else 0
+        ended = data["ended"] or (time.time() if record.is_live else record.path.stat().st_mtime)
+        rows.append(
+            {
+                "id": data["id"],
+                "name": data["config"].get("name", ""),
+                "state": run_state(record),
+                "pinned": record.is_pinned,
+                "started": data["started"],
+                "seconds": round(ended - data["started"], 1),
+                "done": sum(s.get("state") == COMPLETE for s in stages.values()),
+                "total": len(data["nodes"]),
+                "rank_hours": round(sum(_rank_hours(store, n, s) for n, s in stages.items()), 4),
+                "bytes": sum(sizes[ref] for ref in record.refs.items()),
+            }
+        )
+    return rows
+
+
+def _rank_hours(store: Store, name: str, stage: Mapping[str, Any]) -> float:
+    if stage.get("cached", True) or "key" not in stage:
+        return 0.0
+    artifact = store.find(name, stage["key"], verify=False)
+    ranks = artifact.manifest["config"].get("runtime", {}).get("nproc", 1) if artifact else 1
+    return float(stage.get("seconds", 0.0)) * int(ranks) / 3600
+
+
+def _runs_table(store: Store, rows: Iterable[Mapping[str, Any]]) -> Table:
+    table = Table(title=f"runs of {store.root}", title_justify="left")
+    right = ("took", "stages", "rank-hours", "disk")
+    for column in ("run", "name", "", "started", *right):
+        table.add_column(column, justify="right" if column in right else "left")
+    colours = {"done": "green", "running": "cyan"}
+    for r in rows:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(r["started"]))
+        state = f"[{colours.get(r['state'], 'red')}]{r['state']}[/]{', kept' if r['pinned'] else ''}"
+        cost = f"{r['rank_hours']:.3g}" if r["rank_hours"] else "0"
+        stages = f"{r['done']}/{r['total']}"
+        table.add_row(r["id"], escape(r["name"]), state, when, clock(r["seconds"]), stages, cost, in_bytes(r["bytes"]))
+    return table
 
 
 def stage_rows(store: Store, record: RunRecord) -> list[dict[str, Any]]:

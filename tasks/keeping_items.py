@@ -64,6 +64,15 @@ def size(path: Path) -> int:
     return total
 
 
+def in_bytes(count: float) -> str:
+    """ "1.2 GB"; powers of 1000, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 999.5 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
 def items(
     store: Store,
     rules: Rules,

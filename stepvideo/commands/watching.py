@@ -10,6 +10,9 @@ from stepvideo.subcommands import Command
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reap", action="store_true", help="close what killed runs left open in MLflow and Prefect")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--all", action="store_true", help="instead: every run, its state, time, cost and disk")
+    instead.add_argument("--disk", action="store_true", help="instead: bytes by stage, and what gc would free")
     add_json(parser)
     add_store(parser)
 
@@ -33,8 +36,14 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from flows.status import status_command
+    if args.disk:
+        from flows.gc_disk import disk_command
 
+        return disk_command(args.store, args.json)
+    from flows.status import all_command, status_command
+
+    if args.all:
+        return all_command(args.store, args.json)
     return status_command(args.store, args.reap, args.json)
 
 
@@ -69,7 +78,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command("status", "the stages of the newest run and how far they are", _status_arguments, _status),
+    Command("status", "the stages of the newest run and how far they are; all runs; disk", _status_arguments, _status),
     Command("logs", "output of a stage's newest attempt", _logs_arguments, _logs),
     Command("cancel", "cancel the Slurm jobs of a store, whether a driver waits for them or not", add_store, _cancel),
     Command(

@@ -32,10 +32,10 @@ def code_version(root: Path) -> dict[str, str]:
 
     Empty when `root` is no git checkout. Lineage only: keys follow the code itself (`stepvideo.fingerprint`).
     """
-    sha = _git(root, "rev-parse", "HEAD")
+    sha = git(root, "rev-parse", "HEAD")
     if sha is None:
         return {}
-    diff = (_git(root, "diff", "HEAD", "--", "stepvideo", "flows", "tasks", "conf") or "").strip()
+    diff = (git(root, "diff", "HEAD", "--", "stepvideo", "flows", "tasks", "conf") or "").strip()
     return {"git_sha": sha.strip(), "git_dirty": hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else ""}
 
 
@@ -71,7 +71,8 @@ def dvc(folder: Path, command: str, *args: str, timeout_s: float | None = None) 
         raise ArtifactError(f"`dvc {command}` in {folder}: {reason.removeprefix('ERROR: ')}")
 
 
-def _git(root: Path, *args: str) -> str | None:
+def git(root: Path, *args: str) -> str | None:
+    """What a git command prints; None where it fails or there is no git."""
     try:
         done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

@@ -10,8 +10,9 @@ from published import artifact, contents, run
 
 from stepvideo.artifact import Artifact, Store
 from stepvideo.errors import ArtifactError
-from tasks import versions
-from tasks.versions import bring_back, record
+from tasks import version_pack, versions
+from tasks.version_dvc import Depot
+from tasks.versions import bring_back, every, next_name, record
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkout(template: Path, tmp_path: Path) -> Path:
     """With a remote in a folder."""
     run(tmp_path, "git", "clone", "-q", str(template), "origin")
+    run(tmp_path / "origin", "git", "config", "user.name", "publisher")
     config = tmp_path / "origin" / ".dvc" / "config"
     config.write_text(f"[core]\n    remote = r\n['remote \"r\"']\n    url = {tmp_path / 'remote'}\n")
     return tmp_path / "origin"
@@ -43,18 +45,19 @@ def unmade(checkout: Path, name: str) -> Path:
 @pytest.fixture
 def curated(tmp_path: Path) -> list[Artifact]:
     store = Store(tmp_path / "store")
-    media = {f"media/{i:02x}/{i}.mp4": bytes([i % 256]) * i for i in range(versions.MANY + 1)}
+    media = {f"media/{i:02x}/{i}.mp4": bytes([i % 256]) * i for i in range(version_pack.MANY + 1)}
     clips = artifact(store, "curate", {"catalog.parquet": b"rows", "funnel.json": b"{}", **media})
     return [clips, artifact(store, "tags", {"tables/a.parquet": b"a", "tables/b.parquet": b"b"})]
 
 
 def test_a_fresh_clone_gets_every_version_byte_for_byte(checkout, curated, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(versions, "TAR_BYTES", 30_000)
-    path = record(curated, "v1", checkout)
-    assert path == checkout / "versions" / "v1.dvc"
+    monkeypatch.setattr(version_pack, "TAR_BYTES", 30_000)
+    made = record(curated, None, checkout, message="first: 'quoted' — 第一")
+    path = made.path
+    assert (made.new, path) == (True, checkout / "versions" / "v1.dvc")
     assert str(tmp_path) not in path.read_text() and curated[0].digest in path.read_text()
     other = artifact(Store(tmp_path / "later"), "curate", {"catalog.parquet": b"more rows"})
-    record([other], "v2", checkout)
+    record([other], None, checkout)
     assert not (checkout / "versions" / ".publishing").exists()
     run(checkout, "git", "add", ".")
     assert sorted(run(checkout, "git", "diff", "--cached", "--name-only").split()) == [
@@ -67,8 +70,17 @@ def test_a_fresh_clone_gets_every_version_byte_for_byte(checkout, curated, tmp_p
     run(tmp_path, "git", "clone", "-q", "origin", "clone")
     back = bring_back("v1", tmp_path / "clone", Store(tmp_path / "there"))
     assert contents(back) == contents(curated)
+    run(tmp_path / "clone", "dvc", "pull", "-q", "versions/v1.dvc")  # DVC by hand does as well
     tars = sorted(p.name for p in (tmp_path / "clone/versions/v1/curate/0123456789abcdef").glob("*.tar"))
     assert tars == [f"media-{i:05d}.tar" for i in range(len(tars))] and len(tars) > 1
+    (first, second) = every(tmp_path / "clone")
+    assert (first.meta["message"], first.meta["parent"], second.meta["parent"]) == (
+        "first: 'quoted' — 第一",
+        None,
+        "v1",
+    )
+    assert (first.meta["gate"]["passed"], first.meta["who"], len(first.meta["git_sha"])) == (None, "publisher", 40)
+    assert next_name(tmp_path / "clone") == "v3"
     assert not run(tmp_path / "clone", "git", "status", "--porcelain")
     stored = [p for p in (tmp_path / "remote").rglob("*") if p.is_file()]
     assert len(stored) == len({p.read_bytes() for p in stored})  # nothing twice
@@ -77,25 +89,24 @@ def test_a_fresh_clone_gets_every_version_byte_for_byte(checkout, curated, tmp_p
 
 def test_an_interrupted_publication_leaves_the_old_versions_whole(checkout, curated, tmp_path, monkeypatch) -> None:
     said = unmade(checkout, "v1").read_bytes()
-    real = versions.dvc
+    real = Depot.send
 
-    def killed(folder: Path, command: str, *args: str) -> None:
-        real(folder, command, *args)
-        if command == "push":
-            raise KeyboardInterrupt
+    def interrupted(self: Depot, oids) -> int:
+        real(self, oids)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(versions, "dvc", killed)
+    monkeypatch.setattr(Depot, "send", interrupted)
     with pytest.raises(KeyboardInterrupt):
         record(curated, "v2", checkout)
     assert sorted(p.name for p in (checkout / "versions").iterdir()) == [".gitignore", "v1.dvc"]
     assert (checkout / "versions" / "v1.dvc").read_bytes() == said
-    left = checkout / "versions" / ".publishing"
+    left = checkout / "versions" / versions.DESK
     left.mkdir()  # as kill -9 leaves it
     (left / "v2.dvc").write_text("half")
-    monkeypatch.setattr(versions, "dvc", real)
+    monkeypatch.setattr(Depot, "send", real)
     record(curated, "v2", checkout)
     assert contents(bring_back("v2", checkout, Store(tmp_path / "there"))) == contents(curated)
-    assert (checkout / "versions" / "v1.dvc").read_bytes() == said
+    assert (checkout / "versions" / "v1.dvc").read_bytes() == said and not left.exists()
 
 
 def test_through_s3(s3_client, checkout, curated, tmp_path) -> None:
@@ -109,6 +120,8 @@ def test_through_s3(s3_client, checkout, curated, tmp_path) -> None:
 
 def test_what_cannot_be_published_or_brought_back(checkout, curated, tmp_path) -> None:
     unmade(checkout, "v1")
+    with pytest.raises(ArtifactError, match="the DVC remote .*/remote is not there or empty; mount it"):
+        bring_back("v1", checkout, Store(tmp_path / "there"))
     with pytest.raises(ArtifactError, match="version v1 is there .*choose another name"):
         record(curated, "v1", checkout)
     with pytest.raises(ArtifactError, match="cannot be called '../x'"):
@@ -118,8 +131,12 @@ def test_what_cannot_be_published_or_brought_back(checkout, curated, tmp_path) -
         record(curated, "v2", checkout)
     with pytest.raises(ArtifactError, match="no version 'v9' .*there are: v1"):
         bring_back("v9", checkout, Store(tmp_path / "there"))
-    with pytest.raises(ArtifactError, match="`dvc pull`"):
+    with pytest.raises(ArtifactError, match="no longer in the DVC remote .*`stepvideo data verify v1` lists"):
         bring_back("v1", checkout, Store(tmp_path / "there"))
     (checkout / ".dvc" / "config").write_text("")
-    with pytest.raises(ArtifactError, match="no remote|remote"):
+    with pytest.raises(ArtifactError, match="no DVC remote .*`dvc remote add -d"):
         record(curated[1:], "v3", checkout)
+    with pytest.raises(ArtifactError, match="dvc init"):
+        record(curated[1:], "v3", tmp_path / "store")
+    assert not (tmp_path / "store" / ".dvc").exists()
+    assert sorted(p.name for p in (checkout / "versions").iterdir()) == [".gitignore", "v1.dvc"]

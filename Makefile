@@ -62,6 +62,14 @@ team-stop: setup ## End them; what they hold stays
 ui: setup ## MLflow and Prefect in the browser, on 127.0.0.1, until Ctrl-C
 	@scripts/ui.sh
 
+.PHONY: docs
+docs: setup ## The documents as a site, in runs/site; broken links and anchors are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "open runs/site/index.html"
+
+.PHONY: docs-serve
+docs-serve: setup ## The same on 127.0.0.1:8009, which follows changes, until Ctrl-C
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8009
+
 # ----------------------------------------------------------------------------------------------------------------- check
 
 .PHONY: test

@@ -1,12 +1,7 @@
-"""`stepvideo lineage`: where an artifact comes from, and how to make it again."""
+"""Where an artifact comes from, and how to make it again."""
 
 from __future__ import annotations
 
-from rich.tree import Tree
-
-from flows import screen
-from flows.screen import clock, key_metric
-from flows.status import store_of
 from stepvideo.artifact import Artifact, Store
 from stepvideo.errors import ArtifactError
 from tasks.record import records
@@ -30,19 +25,6 @@ def find(store: Store, ref: str) -> Artifact:
     return store.resolve(str(Path(source_of(server, *ref.split("@", 1))).parent))
 
 
-def lineage_command(folder: str | None, ref: str) -> int:
-    """Print the tree of artifacts down to the raw data, and the commands that make the artifact again."""
-    store = store_of(folder)
-    artifact = find(store, ref)
-    console = screen.console()
-    tree = Tree(_label(artifact))
-    _grow(tree, store, artifact, set())
-    console.print(tree)
-    for line in rebuild(artifact):
-        console.print(line, soft_wrap=True, highlight=False)
-    return 0
-
-
 def rebuild(artifact: Artifact) -> list[str]:
     """The commands that make it again, from its lineage."""
     lineage = artifact.manifest["lineage"]
@@ -56,29 +38,6 @@ def rebuild(artifact: Artifact) -> list[str]:
     command = str(lineage.get("command", "stepvideo run")).split(" --until ")[0]
     lines.append("again: " + " && ".join([*steps, f"{command} --until {artifact.manifest['stage']}"]))
     return lines
-
-
-def _grow(tree: Tree, store: Store, artifact: Artifact, seen: set[tuple[str, str]]) -> None:
-    """Inputs below; a subtree that was printed is only named."""
-    for role, ref in artifact.manifest["inputs"].items():
-        source = store.find(ref["stage"], ref["key"], verify=False)
-        if source is None:
-            tree.add(f"{role}: [red]{ref['stage']}/{ref['key']} is no longer in the store[/]")
-        elif (ref["stage"], ref["key"]) in seen:
-            tree.add(f"[dim]{role}: {ref['stage']}/{ref['key'][:8]} (above)[/]")
-        else:
-            seen.add((ref["stage"], ref["key"]))
-            prefix = "" if role == ref["stage"] else f"{role}: "
-            _grow(tree.add(prefix + _label(source)), store, source, seen)
-
-
-def _label(artifact: Artifact) -> str:
-    m = artifact.manifest
-    made = f"{clock(m['finished'] - m['started'])} on {m['environment']['host']}"
-    text = f"[bold]{m['stage']}[/]/{m['key'][:8]} [dim]{m['kind']}, {made}[/] {key_metric(artifact)}"
-    if content := m["config"].get("content"):
-        text += f" [cyan]content {str(content)[:16]}[/]"
-    return text
 
 
 def ancestors(store: Store, artifact: Artifact) -> list[Artifact]:

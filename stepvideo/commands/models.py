@@ -10,7 +10,9 @@ from stepvideo.subcommands import Command
 
 
 def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ref", metavar="REF", help=REF)
+    parser.add_argument("ref", metavar="REF", help=f"a video file, or {REF}")
+    parser.add_argument("--clips", action="store_true", help="also the raw files behind the model, with clips used")
+    add_json(parser)
     add_store(parser)
 
 
@@ -30,9 +32,9 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _lineage(args: argparse.Namespace) -> int:
-    from flows.lineage import lineage_command
+    from flows.lineage_command import lineage_command
 
-    return lineage_command(args.store, args.ref)
+    return lineage_command(args.store, args.ref, args.clips, args.json)
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -50,7 +52,7 @@ def _generate(args: argparse.Namespace) -> int:
 COMMANDS = (
     Command(
         "lineage",
-        "what an artifact was made from, down to the raw data, and how to make it again",
+        "what an artifact or a video was made from, down to the raw data, and how to make it again",
         _lineage_arguments,
         _lineage,
     ),

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from stepvideo import __version__
-from stepvideo.commands import cascade, data, deploy, keeping, models, team, watching
+from stepvideo.commands import cascade, data, deploy, keeping, models, promotion, team, watching
 from stepvideo.commands.arguments import add_model, add_store
 from stepvideo.curation import funnel_command as funnel
 from stepvideo.curation import sheet_command as sheet
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     several(watching.COMMANDS)
     team.add_arguments(commands.add_parser("team", help=team.HELP, description=team.HELP))
     several(models.COMMANDS)
+    several(promotion.COMMANDS)
     several(keeping.COMMANDS)
     several(deploy.COMMANDS)
 

@@ -122,8 +122,8 @@ def settings_page() -> str:
         "# Settings",
         "Every key that `stepvideo plan`, `run`, `align` and `curate` take as `key=value`, from the dataclasses that"
         " check them. A key that is not here is an error that names near misses. Lists are written `[1,2]`;"
-        " `only.STAGE.KEY` changes one of several stages of a family, such as `only.t2vi_540.s6.steps=9`. Everything changes the result"
-        " and the stage's key, except what is below `runtime`.",
+        " `only.STAGE.KEY` changes one of several stages of a family (`only.t2vi_540.s6.steps=9`). All of it changes"
+        " the result and the stage's key, except what is below `runtime`.",
         "## Choices",
         "| choice | what it is |\n|---|---|\n" + "\n".join(_choices()),
         "## Stages",

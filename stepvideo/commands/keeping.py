@@ -27,6 +27,37 @@ def _gc_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
 
 
+def _archive_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", nargs="?", default="last", metavar="RUN", help="id of a run, its end, or last (last)")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", metavar="FILE.tar", help="the archive to write; must not be there")
+    where.add_argument("--check", metavar="FILE.tar", help="instead: read an archive through and verify every byte")
+    text = "artifacts to put into it: models, videos, all, or stages, with commas; none by default"
+    parser.add_argument("--with", dest="wanted", default="", metavar="NAMES", help=text)
+    add_json(parser)
+    add_store(parser)
+
+
+def _unarchive_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.tar", help="what `stepvideo archive` has written")
+    add_json(parser)
+    add_store(parser)
+
+
+def _archive(args: argparse.Namespace) -> int:
+    from flows.archive import archive_command, check_command
+
+    if args.check:
+        return check_command(args.check, args.json)
+    return archive_command(args.store, args.run, args.out, list(filter(None, args.wanted.split(","))), args.json)
+
+
+def _unarchive(args: argparse.Namespace) -> int:
+    from flows.archive import unarchive_command
+
+    return unarchive_command(args.store, args.file, args.json)
+
+
 def _gc(args: argparse.Namespace) -> int:
     from flows.gc import Asked, gc_command, pin_command
 
@@ -46,4 +77,12 @@ def _gc(args: argparse.Namespace) -> int:
     return gc_command(args.store, asked)
 
 
-COMMANDS = (Command("gc", "what of a store nobody needs any more; --apply removes it", _gc_arguments, _gc),)
+COMMANDS = (
+    Command("gc", "what of a store nobody needs any more; --apply removes it", _gc_arguments, _gc),
+    Command(
+        "archive", "a run as one file: its record, metrics, pages and chosen artifacts", _archive_arguments, _archive
+    ),
+    Command(
+        "unarchive", "the artifacts of an archived run into a store, byte for byte", _unarchive_arguments, _unarchive
+    ),
+)

@@ -145,6 +145,11 @@ def _explain(error: Exception, schema: DictConfig) -> str:
     """One line of Hydra's error, with the near misses of an unknown key."""
     text = str(error)
     cause = error.__cause__
+    if absent := re.search(r"Environment variable '(\w+)' not found", text):
+        return (
+            f"{absent.group(1)} is not set, and the settings refer to it; for a team's servers: source "
+            "runs/team/team.env, which `stepvideo team start` writes (docs/team.md), or take tracking=local"
+        )
     if unknown := re.search(r"Could not override '([\w.@-]+)'", text):
         key = unknown.group(1)
         *parents, last = key.split(".")

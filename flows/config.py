@@ -45,6 +45,19 @@ class TrackingConfig:
     experiment: str = "stepvideo"
     model_name: str = "stepvideo-t2v"  # in MLflow's registry
     prefect: bool = True
+    prefect_url: str = ""  # empty: PREFECT_API_URL if it is set, else a server of the run's own
+    mirror: str = ""  # s3://BUCKET/FOLDER that artifacts are copied to as well, and taken from; empty: none
+
+    def __post_init__(self) -> None:
+        for name in ("mlflow_uri", "prefect_url", "mirror"):
+            if "@" in getattr(self, name).partition("://")[2].partition("/")[0]:
+                raise ValueError(
+                    f"tracking.{name} has a user or a password in it, and configs are kept with every run; instead set "
+                    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PREFECT_API_AUTH_STRING, or "
+                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+                )
+        if self.mirror and not self.mirror.startswith("s3://"):
+            raise ValueError(f"tracking.mirror is {self.mirror!r}; give s3://BUCKET/FOLDER, or nothing")
 
 
 @dataclass

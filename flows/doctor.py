@@ -19,7 +19,7 @@ def doctor_command(store: str | None, as_json: bool, slurm: list[str] | None = N
     """Print every check; exit code 1 if something needed is missing. `slurm`: settings of the run that is meant."""
     from stepvideo.doctor import checks
 
-    found = checks(store) if slurm is None else slurm_checks(slurm, store)
+    found = [*checks(store), *_team()] if slurm is None else slurm_checks(slurm, store)
     if as_json:
         print(json.dumps([asdict(c) for c in found], indent=1, ensure_ascii=False))
     else:
@@ -30,6 +30,13 @@ def doctor_command(store: str | None, as_json: bool, slurm: list[str] | None = N
             )
         screen.console().print(table)
     return 1 if any(c.status == "missing" for c in found) else 0
+
+
+def _team() -> list[Check]:
+    """The team's servers that the environment names."""
+    from tasks.team.checks import team_checks
+
+    return team_checks()
 
 
 def slurm_checks(overrides: list[str], store: str | None = None) -> list[Check]:

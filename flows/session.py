@@ -22,13 +22,15 @@ from tasks.gatekeeper import GATED, check
 from tasks.launch import Launcher
 from tasks.launchers import launcher
 from tasks.ledger import Ledger
+from tasks.mirroring import Mirroring
+from tasks.patient import PatientTracking
 from tasks.producers import producers
 from tasks.reap import reap_mlflow, reap_records
 from tasks.record import RunRecord, recorded
 from tasks.shipping import Shipping
 from tasks.snapshot import snapshot
 from tasks.stages import Listener, Outcome, run_stage
-from tasks.tracking import Server, Tracking
+from tasks.tracking import Server
 
 if TYPE_CHECKING:
     from tasks.gates import GateReport
@@ -47,7 +49,8 @@ class Session:
     launcher: Launcher
     record: RunRecord
     listeners: list[Listener]
-    tracking: Tracking | None = None
+    tracking: PatientTracking | None = None
+    copies: Mirroring | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # for people, at the end
     made: dict[str, Artifact] = field(default_factory=dict)  # node name: its artifact, once it is there
@@ -72,12 +75,19 @@ class Session:
                 wrap(f"gate.{node.name}", lambda: self.gate(node, outcome.artifact))
             return outcome
 
-        return driver.execute(self.nodes, one, self.cfg["cluster"]["concurrency"], self.cancel)
+        results = driver.execute(self.nodes, one, self.cfg["cluster"]["concurrency"], self.cancel)
+        if self.copies:
+            self.notes += self.copies.close()
+        if self.tracking:
+            self.tracking.settle()
+        return results
 
     def run_node(self, node: Node, inputs: Mapping[str, Artifact]) -> Outcome:
         """Bring one node to its artifact. See `tasks.stages.run_stage`."""
         spec = spec_of(node, inputs, self.store, self.code, self.lineage)
         self.record.update_stage(node.name, key=spec.key, state="running")
+        if self.copies and not self.store.find(node.name, spec.key, verify=False):
+            self.copies.bring(self.store, node.name, spec.key)
         try:
             outcome = run_stage(
                 spec,
@@ -175,8 +185,11 @@ def session(
         also += producers((n.config for n in nodes), jobs, copied)
         consumer = Shipping(store.root)
         also.append(consumer)
+        copies = Mirroring(cfg["tracking"]["mirror"]) if cfg["tracking"]["mirror"] else None
+        also += [copies] if copies else []
         code = fingerprints(nodes)
-        s = Session(cfg, nodes, store, code, jobs, record, [*listeners, *also], tracking, lineage, killed=len(dead))
+        heard = [*listeners, *also]
+        s = Session(cfg, nodes, store, code, jobs, record, heard, tracking, copies, lineage, killed=len(dead))
         try:
             yield s
         except BaseException as e:
@@ -185,15 +198,17 @@ def session(
             raise
         finally:
             consumer.close()
+            if copies:
+                copies.close()
         if tracking:
             tracking.close()
             record.update_tracking(mlflow_parent=tracking.parent, mlflow=tracking.children, broken=tracking.broken)
 
 
-def _tracking(cfg: Mapping[str, Any], store: Store, lineage: Mapping[str, Any]) -> Tracking:
+def _tracking(cfg: Mapping[str, Any], store: Store, lineage: Mapping[str, Any]) -> PatientTracking:
     """MLflow with this run's parent in it, and without what dead drivers left."""
     server = Server(cfg["tracking"], Path(cfg["work"]))
-    tracking = Tracking(server, lineage, cfg)
+    tracking = PatientTracking(server, lineage, cfg)
     tracking.open(lambda: reap_mlflow(store, server))
     return tracking
 

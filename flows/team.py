@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,15 +13,15 @@ from rich.table import Table
 from flows import screen
 from stepvideo.artifact import lock
 from stepvideo.errors import ConfigError, StepVideoError
-from tasks.team import processes
+from tasks.team import databases, processes
 from tasks.team.layout import ENV, Stack, find_stack, folder_of, open_stack
-from tasks.team.parts import NAMES, all_parts
-from tasks.team.processes import Part
+from tasks.team.parts import NAMES, all_parts, need
 
 
 def start_command(folder: str | None, port: int | None, store: str | None, only: Sequence[str] = ()) -> int:
     """Have every service run, or those of `only`; what runs already stays. Says where each is and what to do next."""
     chosen(only)
+    need(only or NAMES)
     stack = open_stack(folder, port)
     parts = all_parts(stack, store)
     console = screen.console()
@@ -49,7 +49,7 @@ def stop_command(folder: str | None, only: Sequence[str] = ()) -> int:
     stack = _existing(folder)
     console = screen.console()
     with _alone(stack):
-        parts = {p.name: p for p in _known_parts(stack)}
+        parts = {p.name: p for p in all_parts(stack)}
         for name in reversed(NAMES):
             if only and name not in only:
                 continue
@@ -59,11 +59,30 @@ def stop_command(folder: str | None, only: Sequence[str] = ()) -> int:
     return 0
 
 
+def upgrade_command(folder: str | None) -> int:
+    """Databases of an older MLflow or Prefect to the installed versions: dumped, then migrated, their servers ended."""
+    stack = _existing(folder)
+    need(("postgresql", "mlflow"))
+    parts = {p.name: p for p in all_parts(stack)}
+    console = screen.console()
+    with _alone(stack):
+        processes.start(stack, parts["postgresql"])
+        todo = databases.behind(stack)
+        for name in ("worker", "prefect", "mlflow") if todo else ():
+            processes.stop(stack, parts[name])
+        for name in todo:
+            console.print(f"{name}: dumped to {databases.backup(stack, name)}", markup=False, soft_wrap=True)
+            databases.upgrade(stack, name)
+            console.print(f"{name}: upgraded", markup=False)
+    print("next: stepvideo team start" if todo else "all databases are as the installed versions want them")
+    return 0
+
+
 def status_command(folder: str | None, as_json: bool) -> int:
     """Each service: whether it runs and answers; exit code 1 unless all do."""
     stack = _existing(folder)
     rows = []
-    for part in _known_parts(stack):
+    for part in all_parts(stack):
         pid = processes.pid_of(stack, part.name)
         state = "stopped" if pid is None else "answers" if part.answers() else "does not answer"
         rows.append(
@@ -92,10 +111,6 @@ def chosen(only: Sequence[str]) -> None:
             raise ConfigError(f"there is no service {name!r}{near(name, NAMES)}")
 
 
-def _known_parts(stack: Stack) -> list[Part]:
-    return all_parts(stack)
-
-
 def _existing(folder: str | None) -> Stack:
     stack = find_stack(folder)
     if stack is None:
@@ -103,16 +118,10 @@ def _existing(folder: str | None) -> Stack:
     return stack
 
 
-def _alone(stack: Stack):
+@contextlib.contextmanager
+def _alone(stack: Stack) -> Iterator[None]:
     """One start or stop at a time."""
-    import contextlib
-    from collections.abc import Iterator
-
-    @contextlib.contextmanager
-    def held() -> Iterator[None]:
-        with lock(Path(stack.folder)) as mine:
-            if not mine:
-                raise StepVideoError(f"another `stepvideo team` is at {stack.folder}; wait for it")
-            yield
-
-    return held()
+    with lock(stack.folder) as mine:
+        if not mine:
+            raise StepVideoError(f"another `stepvideo team` is at {stack.folder}; wait for it")
+        yield

@@ -10,6 +10,8 @@ from typing import Any
 def set_defaults(cfg: dict[str, Any]) -> None:
     """Before Prefect, MLflow or GX is imported: local databases below `work`, no telemetry, quiet logs."""
     work = Path(cfg["work"])
+    if url := cfg["tracking"].get("prefect_url"):
+        os.environ["PREFECT_API_URL"] = url
     for name, value in {
         "PREFECT_HOME": str(work / ".prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 by default, too short on a cold machine

@@ -6,6 +6,7 @@ Run as a module this is that process: `python -m tasks.prefect_server FD`.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 from stepvideo.errors import StepVideoError
 
 URL = "PREFECT_API_URL"
+AUTH = "PREFECT_API_AUTH_STRING"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 5.0
 
@@ -76,9 +78,26 @@ def _wait(process: subprocess.Popen[bytes] | None, log: Path) -> None:
         with contextlib.suppress(urllib.error.URLError, OSError):
             with urllib.request.urlopen(f"{url}/health", timeout=START_TIMEOUT_S) as answer:
                 if answer.status == 200:
-                    return
+                    break
         time.sleep(0.1)
-    raise StepVideoError(f"no Prefect server answers at {url}; unset {URL}, or run with tracking.prefect=false")
+    else:
+        raise StepVideoError(f"no Prefect server answers at {url}; unset {URL}, or run with tracking.prefect=false")
+    if process is None:
+        _check_login(url)
+
+
+def _check_login(url: str) -> None:
+    """A server that says it is well says so to everybody."""
+    token = os.environ.get(AUTH, "")
+    header = {"Authorization": f"Basic {base64.b64encode(token.encode()).decode()}"} if token else {}
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"{url}/admin/version", headers=header), timeout=20).close()
+    except urllib.error.HTTPError as e:
+        if e.code == 401:
+            wrong = "is wrong" if token else "is not set"
+            raise StepVideoError(f"the Prefect server at {url} asks for a password: {AUTH} {wrong}") from None
+    except (urllib.error.URLError, OSError):  # it went away again: the flow tells
+        return
 
 
 def _serve(fd: int) -> None:

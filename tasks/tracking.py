@@ -76,7 +76,7 @@ class Server:
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:
-    """MLflow may fail, the cascade goes on: say so once, and stop asking."""
+    """MLflow may fail, the cascade goes on: say so once. `tasks.patient` asks again."""
 
     def call(self: Tracking, *args: Any) -> None:
         if self.broken:
@@ -85,7 +85,9 @@ def _guarded(method: Callable[..., None]) -> Callable[..., None]:
             method(self, *args)
         except Exception as e:
             self.broken = f"{type(e).__name__}: {e}".splitlines()[0]
-            log.warning("MLflow failed, the run goes on without it and is caught up by the next one: %s", self.broken)
+            if not self.failed:
+                log.warning("MLflow failed, the run goes on and tells it later: %s", self.broken)
+            self.failed = True
 
     return call
 
@@ -95,7 +97,8 @@ class Tracking:
 
     def __init__(self, server: Server, lineage: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
         self.server, self._lineage, self._cfg = server, dict(lineage), cfg
-        self.broken = ""
+        self.broken = ""  # why the last call failed
+        self.failed = False  # whether one ever did
         self.parent = ""
         self.children: dict[str, str] = {}  # stage: run id
         self._ledgers: dict[str, Ledger] = {}
@@ -109,8 +112,7 @@ class Tracking:
         name = f"{self._cfg['name']}-{self._lineage.get('run', '')}"
         tags = {"mlflow.runName": name, "kind": "cascade", "host": socket.gethostname(), **self._tags()}
         tags["store"] = self._cfg["store"]
-        run = client.create_run(self.server.experiment_id, tags=tags)
-        self.parent = run.info.run_id
+        self.parent = self.parent or self._new_run(tags, "kind")
         client.log_dict(self.parent, dict(self._cfg), "config.json")
         _log_params(client, self.parent, {k: v for k, v in _flat(self._cfg).items() if not k.startswith("stages.")})
 
@@ -134,6 +136,8 @@ class Tracking:
         run_id = self._known(ledger)
         if run_id:
             client.update_run(run_id, status=RUNNING)
+            if not ledger.tracking.get("described", True):
+                self._describe(spec, ledger)
         else:
             run_id = self._create(spec, ledger)
         for key, value in {"attempt": len(ledger.attempts) + (not attached), "driver": os.getpid()}.items():
@@ -169,18 +173,32 @@ class Tracking:
         return ledger.tracking.get("run_id", "") if ledger.tracking.get("uri") == self.server.uri else ""
 
     def _create(self, spec: StageSpec, ledger: Ledger) -> str:
-        client = self.server.client
         tags = {"mlflow.runName": spec.stage, "mlflow.parentRunId": self.parent, "kind": spec.kind, **self._tags()}
         tags |= {"stage": spec.stage, "stage_key": spec.key, "fingerprint": spec.fingerprint, "store": spec.store}
         tags |= {"artifact": str(Store(spec.store).dir(spec.stage, spec.key) / "out"), "host": socket.gethostname()}
         tags["config_sha"] = digest(spec.config)
-        run_id = client.create_run(self.server.experiment_id, tags=tags).info.run_id
+        run_id = self._new_run(tags, "stage_key")
+        about = {"uri": self.server.uri, "run_id": run_id, "parent": self.parent, "offset": 0, "closed": False}
+        ledger.update_tracking(**about, described=False)  # a server that fails from here on is asked for no second run
+        self._describe(spec, ledger)
+        return run_id
+
+    def _describe(self, spec: StageSpec, ledger: Ledger) -> None:
+        """What a stage is made from; telling it twice changes nothing."""
+        client, run_id = self.server.client, ledger.tracking["run_id"]
         client.log_dict(run_id, spec.config, "config.json")
         _log_params(client, run_id, _flat(spec.config))
         _log_inputs(client, run_id, spec)
-        about = {"uri": self.server.uri, "run_id": run_id, "parent": self.parent, "offset": 0, "closed": False}
-        ledger.update_tracking(**about)
-        return run_id
+        ledger.update_tracking(described=True)
+
+    def _new_run(self, tags: Mapping[str, str], by: str) -> str:
+        """The id of a run with these tags; the one that a server made whose answer was lost, as tag `by` tells."""
+        client = self.server.client
+        if self.failed and tags.get("run"):
+            query = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in ("run", "store", by))
+            if found := client.search_runs([self.server.experiment_id], filter_string=query, max_results=1):
+                return found[0].info.run_id
+        return client.create_run(self.server.experiment_id, tags=dict(tags)).info.run_id
 
     def _tags(self) -> dict[str, str]:
         """Lineage as tags; the text of data.dvc is in the manifests."""

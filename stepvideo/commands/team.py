@@ -54,9 +54,16 @@ def _status(args: argparse.Namespace) -> int:
     return status_command(args.folder, args.json)
 
 
+def _upgrade(args: argparse.Namespace) -> int:
+    from flows.team import upgrade_command
+
+    return upgrade_command(args.folder)
+
+
 VERBS = (
     Command("start", "start what does not run; the same again is harmless", _start_arguments, _start),
     Command("stop", "end what was started, the last first; data stay", _stop_arguments, _stop),
+    Command("upgrade", "databases of an older MLflow or Prefect to what is installed, after a dump", _folder, _upgrade),
     Command("status", "which services run and answer", _status_arguments, _status),
 )
 

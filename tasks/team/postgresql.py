@@ -31,7 +31,7 @@ def part(stack: Stack) -> Part:
     data = stack.folder / "postgresql"
     return Part(
         name="postgresql",
-        command=[_program("postgres"), "-D", str(data)],
+        command=[find("postgres") or "postgres", "-D", str(data)],
         answers=lambda: _answers(stack),
         prepare=lambda: _prepare(stack, data),
         complete=lambda: asyncio.run(_make_databases(stack)),
@@ -46,10 +46,8 @@ def part(stack: Stack) -> Part:
 
 def missing() -> str:
     """What is not on this machine and how to get it; "" if all is there."""
-    try:
-        _program("postgres")
-    except ConfigError as e:
-        return str(e)
+    if find("postgres") is None:
+        return MISSING
     if os.getuid() == 0:
         try:
             pwd.getpwnam(SYSTEM_USER)
@@ -67,10 +65,15 @@ async def ask(stack: Stack, database: str, query: str, user: str = USER) -> list
         await connection.close()
 
 
-def _program(name: str) -> str:
+def find(name: str) -> str | None:
     """Debian keeps the server's programs out of PATH, in a folder a version."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: p.parent.name)
-    found = shutil.which(name) or next((str(f / name) for f in reversed(folders) if (f / name).exists()), None)
+    return shutil.which(name) or next((str(f / name) for f in reversed(folders) if (f / name).exists()), None)
+
+
+def program(name: str) -> str:
+    """As `find`. Raises ConfigError with what to install."""
+    found = find(name)
     if found is None:
         raise ConfigError(MISSING)
     return found
@@ -98,7 +101,7 @@ def _prepare(stack: Stack, data: Path) -> None:
     reading, writing = os.pipe()
     os.write(writing, stack.secrets["postgresql"].encode() + b"\n")
     os.close(writing)
-    command = [_program("initdb"), "-D", str(data), "-U", USER, "-A", "scram-sha-256", "-E", "UTF8"]
+    command = [program("initdb"), "-D", str(data), "-U", USER, "-A", "scram-sha-256", "-E", "UTF8"]
     command += ["--locale=C.UTF-8", f"--pwfile=/dev/fd/{reading}"]
     if root:
         os.fchown(reading, pwd.getpwnam(SYSTEM_USER).pw_uid, -1)  # /dev/fd opens it anew

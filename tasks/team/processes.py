@@ -17,7 +17,7 @@ from stepvideo import storage
 from stepvideo.errors import StepVideoError
 from tasks.team.layout import Stack, service_environment
 
-START_S = 180.0  # a first start migrates databases
+START_S = 600.0  # a first start migrates databases, which took four minutes on a machine with other work
 STOP_S = 20.0
 POLL_S = 0.2
 LAST_LINES = 5

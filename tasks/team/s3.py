@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -191,14 +192,17 @@ def _answers(url: str) -> bool:
 
 
 def _ceph(stack: Stack, *words: str, check: bool = True) -> int:
+    """A command to the monitor. A busy one refuses some without a reason; all of ours can be repeated."""
     conf = str(stack.folder / "ceph" / "ceph.conf")
-    try:
-        _run("ceph", "-c", conf, "--connect-timeout", "10", *words)
-    except StepVideoError:
-        if check:
-            raise
-        return 1
-    return 0
+    for last in (False, False, False, False, True) if check else (True,):
+        try:
+            _run("ceph", "-c", conf, "--connect-timeout", "10", *words)
+            return 0
+        except StepVideoError:
+            if last and check:
+                raise
+            time.sleep(0.5)
+    return 1
 
 
 def _run(*command: str) -> str:

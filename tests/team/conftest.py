@@ -1,0 +1,5 @@
+"""The toy cascade for the tests of this folder."""
+
+from __future__ import annotations
+
+from fixtures import mini, new_mlflow, toys  # noqa: F401

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import re
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, cast
 from uuid import UUID
@@ -14,6 +11,7 @@ from uuid import UUID
 import httpx
 from prefect import get_client, task
 from prefect.artifacts import (
+    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
@@ -21,21 +19,25 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows.board_logs import Logs
+from flows.notify import GATE_EVENT
 from flows.plan import plan, plan_rows
+from flows.progress import Progress, artifact_key
 from flows.session import Session
-from stepvideo.stage import StageSpec
+from flows.slots import Slots
+from stepvideo.artifact import Artifact
+from stepvideo.errors import ArtifactError
 from tasks.figures import figures
 from tasks.gates import GateReport
-from tasks.ledger import Ledger
+from tasks.preview import preview
 from tasks.reap import reap_prefect
 from tasks.stages import Outcome
 
 CANCEL_POLL_S = 1.0
-PROGRESS_S = 2.0  # at most so often a stage's progress is sent
 
 
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
@@ -46,11 +48,21 @@ def stage(name: str, call: Callable[[], Any]) -> State[Any]:
         text = f"{done.artifact.out} (digest {done.artifact.digest[:16]})"
         text = f"in the store: {text}" if done.cached else f"{done.attempts} attempts, {done.seconds:.1f} s: {text}"
         if found := figures(done.artifact):
-            create_markdown_artifact(markdown=found.markdown(), key=_key("funnel", name), description=found.title)
+            key = artifact_key("funnel", name)
+            create_markdown_artifact(markdown=found.markdown(), key=key, description=found.title)
+        _show_samples(name, done.artifact)
     else:
         text = f"data docs: {done.docs_index_path}"
-        create_markdown_artifact(markdown=verdict(name, done), key=_key(name), description=text)
+        create_markdown_artifact(markdown=verdict(name, done), key=artifact_key(name), description=text)
     return Completed(name="Cached" if done.cached else None, message=text)
+
+
+def _show_samples(name: str, made: Artifact) -> None:
+    """A moving picture of a stage's samples, and where the files are. It is only shown: none is no error."""
+    with contextlib.suppress(ArtifactError, OSError):
+        if shown := preview(made):
+            text = f"{name}: {', '.join(shown.names)} of {made.out}"
+            create_image_artifact(image_url=shown.url, key=artifact_key("samples", name), description=text)
 
 
 def _unanswered(error: BaseException | None) -> bool:
@@ -93,6 +105,8 @@ class Board:
         threading.Thread(target=self._watch, args=args, daemon=True, name="watch-cancel").start()
         session.record.update_tracking(flow_run=str(flow_run.id))
         session.listeners += [Progress(), Logs()]
+        if session.cfg["cluster"]["launcher"] == "slurm":
+            session.listeners.append(Slots(session.cfg["cluster"]["slurm"], session.cancel))
         reap_prefect(session.store)
         steps = plan(session.nodes, session.store, session.code)
         create_table_artifact(table=plan_rows(steps), key="plan", description="What this run does and why")
@@ -134,41 +148,11 @@ class Board:
 
     def gate_failed(self, report: GateReport) -> None:
         create_markdown_artifact(markdown=verdict("A gate failed", report), key="gate")
-
-
-class Progress:
-    """A listener: how far a stage is ("curate: 40 of 200 files"), as a progress artifact of the flow run."""
-
-    def __init__(self) -> None:
-        self._context = contextvars.copy_context()  # of the flow: events come from other threads
-        self._shown: dict[str, tuple[UUID, float]] = {}  # stage: artifact, when it was last sent
-
-    def started(self, spec: StageSpec, ledger: Ledger, attached: bool) -> None: ...
-
-    def events(self, spec: StageSpec, records: list[dict[str, Any]], offset: int) -> None:
-        last = next((r for r in reversed(records) if r["type"] == "progress"), None)
-        if last is None:
-            return
-        known, sent = self._shown.get(spec.stage, (None, 0.0))
-        now, done, total = time.monotonic(), last["done"], last["total"]
-        if now - sent < PROGRESS_S and done < total:
-            return
-        said = f"{spec.stage}: {done:,} of {total:,} {last['unit']}"
-        with contextlib.suppress(httpx.HTTPError):  # it is only shown
-            share = 100.0 * done / max(total, 1)
-            if known:
-                self._send(update_progress_artifact, artifact_id=known, progress=share, description=said)
-            else:
-                key = _key("progress", spec.stage)
-                known = self._send(create_progress_artifact, progress=share, key=key, description=said)
-            self._shown[spec.stage] = cast(UUID, known), now
-
-    def ended(self, spec: StageSpec, outcome: Outcome | None, error: BaseException | None) -> None: ...
-
-    def _send(self, call: Callable[..., Any], **what: Any) -> Any:
-        return self._context.copy().run(lambda: call(**what))
-
-
-def _key(*parts: str) -> str:
-    """Prefect takes small letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+        run = f"prefect.flow-run.{flow_run.id}"
+        resource = {
+            "prefect.resource.id": f"stepvideo.gate.{flow_run.id}",
+            "prefect.resource.name": flow_run.name or "",
+        }
+        related = [{"prefect.resource.id": run, "prefect.resource.role": "flow-run"}]
+        found = {"failed": [str(f) for f in report.failed], "docs": str(report.docs_index_path)}
+        emit_event(GATE_EVENT, resource, related=related, payload=found)

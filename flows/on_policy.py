@@ -19,20 +19,26 @@ from prefect.runtime import flow_run
 
 from flows.align import POLL_S, Asked, align, is_closed
 from flows.cascade import cascade
+from flows.parameters import Setting, in_words
 
 PATIENCE_S = 365 * 24 * 3600
 _PAUSES = itertools.count()
 
 
-@flow(name="align", retries=0)
-def on_policy(overrides: list[str], studies: str, until: str = "", study: list[str] | None = None) -> Any:
+def _name() -> str:
+    given = flow_run.parameters
+    return f"align {in_words(given['overrides'], given['until'])}"
+
+
+@flow(name="align", flow_run_name=_name, retries=0)
+def on_policy(overrides: list[Setting], studies: str, until: str = "", study: list[Setting] | None = None) -> Any:
     """The cascade with people's votes.
 
     Args:
-        overrides: settings of the cascade, "key=value", such as on_policy_rounds=2.
-        studies: folder of the studies, which people are asked in.
-        until: the last stage that is wanted; empty: all.
-        study: settings of a study, such as raters=3.
+        overrides: Settings of the cascade, "key=value", such as on_policy_rounds=2.
+        studies: Folder of the studies, which people are asked in.
+        until: The last stage that is wanted; empty: all.
+        study: Settings of a study, such as raters=3.
     """
     return align(Asked(list(overrides), studies, until, list(study or [])), cascade, _pause, print)  # type: ignore[arg-type]
 

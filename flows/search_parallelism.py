@@ -41,6 +41,21 @@ def search_parallelism(
 ) -> dict[str, Any]:
     """The fastest plan of each training stage; the parameters are JSON, those of `stepvideo emulate search`.
 
+    Args:
+        overrides: Settings of the cascade whose stages are planned, "key=value", such as profile=30b.
+        stages: Which training stages; empty: all.
+        gpu: A name of stepvideo/emulator/hardware.yaml; empty: the one of the settings.
+        gpus: How many; 0: as the settings have it.
+        hardware: A file of hardware instead of ours.
+        calibration: A file that `stepvideo emulate` wrote on the machine.
+        memory_gb: Memory of a GPU; 0: that of its kind.
+        any: Plans too that our trainer cannot run.
+        top: How many plans of each stage are shown.
+        write: Name under conf/parallel to write the plans to; empty: nothing is written.
+        trials: Of Optuna instead of all plans; 0: all.
+        seed: Of the trials.
+        objectives: What is to be best, such as mfu.
+
     Returns:
         What `flows.search.run` does.
     """

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flows.compose import ROOT
-from stepvideo.errors import ConfigError
 
 UNIT = """\
 [Unit]
@@ -38,7 +37,6 @@ KillSignal=SIGKILL
 WantedBy=multi-user.target
 """
 KEPT = ("SLURM_CONF", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "STEPVIDEO_KINDS", "PYTHONPATH")
-DEPLOYMENT = "slurm"
 GRACE_S = 10.0
 
 
@@ -63,14 +61,17 @@ def _literal(text: str) -> str:
 
 
 def worker_command(pool: str, store: str | None) -> int:
-    """Become a Prefect worker of a process pool, which runs deployments of the cascade; it is made if it is not there.
+    """Become a Prefect worker of a process pool, which runs the deployments of prefect.yaml; both are made if need be.
 
     Flow runs whose worker was killed are started again: their jobs go on meanwhile, and are found.
     """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise ConfigError("a worker needs a Prefect server that stays: `make ui`, then export PREFECT_API_URL=…/api")
+    from flows.deployments import apply, needs_server
+    from flows.deployments_file import read
+
+    needs_server()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    _deploy(pool)
+    for row in apply(read(), pool):
+        print(f"{row['deployment']} in pool {row['pool']}")
     from flows.status import store_of
     from tasks.reap import reap_prefect, reap_records
 
@@ -82,32 +83,6 @@ def worker_command(pool: str, store: str | None) -> int:
     sys.stdout.flush()
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
     os.execv(sys.executable, command)
-
-
-def _deploy(pool: str) -> None:
-    """Make the pool and the deployment `cascade/slurm`, whose parameters are settings and the last stage."""
-    from prefect import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-    from prefect.utilities.callables import parameter_schema
-
-    from flows.cascade import cascade
-
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-        except ObjectAlreadyExists:
-            pass
-        variables = {name: os.environ[name] for name in KEPT if name in os.environ}
-        client.create_deployment(
-            client.create_flow(cascade),
-            DEPLOYMENT,
-            work_pool_name=pool,
-            path=str(ROOT),
-            entrypoint="flows/cascade.py:cascade",
-            parameter_openapi_schema=parameter_schema(cascade).model_dump(exclude_unset=False),
-            job_variables={"env": variables, "working_dir": str(ROOT)},
-        )
 
 
 def cancel_command(folder: str | None) -> int:

@@ -66,7 +66,7 @@ def test_a_worker_that_is_killed_is_succeeded(slurm, server, tmp_path, capsys) -
         found: list[Any] = []
 
         def deployed() -> bool:
-            found[:] = client.read_deployments()
+            found[:] = [d for d in client.read_deployments() if d.name == "any"]
             return bool(found)
 
         wait_for(deployed, lambda: first.poll() is None, timeout=120)

@@ -1,0 +1,177 @@
+"""Deployments on a Prefect server with all its services: registered, run by a schedule in a worker, seen in a browser,
+told of by webhook, caught up once after an outage. Takes minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_gated
+import toy_stages
+import yaml
+from mini import Mini
+from prefect_stack import ROOT, PrefectStack, Receiver, wait_for
+
+pytestmark = pytest.mark.soak
+TOYS = os.pathsep.join([str(Path(toy_stages.__file__).parent), str(ROOT)])
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectStack]:
+    with PrefectStack(tmp_path_factory.mktemp("stack")) as running:
+        kinds = f"{toy_gated.KINDS}"
+        running.environment |= {"STEPVIDEO_KINDS": kinds, "PYTHONPATH": TOYS}
+        yield running
+
+
+@pytest.fixture(scope="module")
+def toy(stack: PrefectStack) -> Path:
+    """A file like prefect.yaml with the toy cascade, every minute."""
+    overrides = Mini(stack.folder).args("tracking=local", "tracking.mlflow=false", "cluster=local")
+    overrides += ["cluster.snapshot=false", "stages.fit.step_s=0.2", "stages.fit.steps=50"]
+    row = {"name": "toy", "entrypoint": "flows/cascade.py:cascade", "tags": ["toy"], "work_pool": {"name": "stepvideo"}}
+    row |= {"parameters": {"profile": "bare", "overrides": [o for o in overrides if not o.startswith("profile=")]}}
+    row |= {"concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"}}
+    row |= {"schedules": [{"slug": "minutely", "cron": "* * * * *"}]}
+    path = stack.folder / "toy.yaml"
+    path.write_text(
+        yaml.safe_dump({"partitions": {"h800": 3}, "notifications": ["failed", "gate"], "deployments": [row]})
+    )
+    return path
+
+
+def deployment(stack: PrefectStack, name: str) -> dict[str, Any]:
+    return stack.api(f"deployments/name/{name}")
+
+
+def state(stack: PrefectStack, run: str) -> str:
+    return stack.api(f"flow_runs/{run}")["state"]["name"]
+
+
+def test_the_same_again_changes_nothing_and_what_people_switched_stays(
+    stack: PrefectStack, toy: Path, receiver: Receiver
+) -> None:
+    told = {"STEPVIDEO_WEBHOOK_URL": receiver.url, "STEPVIDEO_WEBHOOK_TOKEN": "s3cret-word"}
+    code, out, err = stack.stepvideo("deploy", **told)
+    assert code == 0 and "cascade/smoke in pool stepvideo\n  nightly: 0 2 * * * UTC, off" in out, err
+    assert "s3cret" not in out + err
+    before = {d["name"]: d["id"] for d in stack.api("deployments/filter", {})}
+    assert set(before) >= {"any", "smoke", "folder", "people", "plans", "weekly", "event"}
+    assert not any(s["active"] for d in stack.api("deployments/filter", {}) for s in d["schedules"])
+
+    smoke = deployment(stack, "cascade/smoke")
+    stack.api(f"deployments/{smoke['id']}/schedules/{smoke['schedules'][0]['id']}", {"active": True}, "PATCH")
+    names = {a["name"]: a["id"] for a in stack.api("automations/filter", {})}
+    stack.api(f"automations/{names['stepvideo: late']}", {"enabled": False}, "PATCH")
+    code, out, err = stack.stepvideo("deploy", "--json", **told)
+    assert code == 0, err
+    assert {d["name"]: d["id"] for d in stack.api("deployments/filter", {})} == before
+    assert [s["active"] for s in deployment(stack, "cascade/smoke")["schedules"]] == [True]
+    again = {a["name"]: (a["id"], a["enabled"]) for a in stack.api("automations/filter", {})}
+    assert again["stepvideo: late"] == (names["stepvideo: late"], False)
+    assert set(again) == set(names) and again["stepvideo: failed"] == (names["stepvideo: failed"], True)
+
+    schema = smoke["parameter_openapi_schema"]["properties"]
+    assert "smoke" in schema["profile"]["enum"] and schema["overrides"]["description"]
+    for wrong in ({"profile": "smokey"}, {"prfile": "smoke"}, {"overrides": ["no setting"]}):
+        with pytest.raises(urllib.error.HTTPError) as e:
+            stack.api(f"deployments/{smoke['id']}/create_flow_run", {"parameters": wrong})
+        assert e.value.code in (409, 422)
+    block = stack.api("block_documents/filter", {"include_secrets": False})
+    assert "s3cret-word" not in str(block) and receiver.url not in str(block)
+
+    code, _, err = stack.stepvideo("deploy", "--file", str(toy), **told)
+    assert code == 0, err
+    assert stack.api("v2/concurrency_limits/partition-h800")["limit"] == 3
+    kept = {a["name"] for a in stack.api("automations/filter", {}) if a["name"].startswith("stepvideo: ")}
+    assert kept >= {"stepvideo: failed", "stepvideo: gate"} and "stepvideo: late" not in kept
+
+
+def test_prefect_itself_reads_the_same_file(stack: PrefectStack) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", "smoke"]
+    done = subprocess.run(command, cwd=ROOT, env=stack.environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = deployment(stack, "cascade/smoke")
+    assert found["parameters"] == {"profile": "smoke"} and not found["schedules"][0]["active"]
+
+
+def test_a_schedule_starts_a_run_that_is_named_and_shown(
+    stack: PrefectStack, toy: Path, receiver: Receiver, browser: type
+) -> None:
+    told = {"STEPVIDEO_WEBHOOK_URL": receiver.url, "STEPVIDEO_WEBHOOK_TOKEN": "s3cret-word"}
+    worker = stack.worker("--store", str(stack.folder / "none"))
+    code, out, err = stack.stepvideo("deploy", "--file", str(toy), "--on", "cascade/toy", **told)
+    assert code == 0 and "minutely: * * * * * UTC, on" in out, err
+    own = {"deployments": {"name": {"any_": ["toy"]}}}
+
+    def started() -> Any:
+        assert worker.poll() is None, (stack.folder / "worker.log").read_text()[-2000:]
+        return next((r for r in stack.runs(**own) if r["state"]["name"] not in ("Scheduled", "Late", "Pending")), None)
+
+    run = wait_for(started, 400)
+    assert run["auto_scheduled"] and run["name"].startswith("bare fit.step_s=0.2 fit.steps=50")
+    with browser(1400, 1000) as page:
+        page.server = stack.url
+        page.call("Page.navigate", url=f"{stack.url}/runs/flow-run/{run['id']}")
+        page.until(f"document.body.innerText.includes({run['name'][:40]!r})", 120)
+        wait_for(lambda: "progress-fit" in stack.artifacts(run["id"]), 200)
+        folder = Path(os.environ.get("STEPVIDEO_SCREENSHOTS", stack.folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        page.picture(folder / "prefect-run.png")
+        wait_for(lambda: state(stack, run["id"]) == "Completed", 300)
+        found = stack.artifacts(run["id"])
+        assert {"plan", "cascade-progress", "progress-fit"} <= set(found)
+        page.call("Page.navigate", url=f"{stack.url}/artifacts/artifact/{found['progress-fit']['id']}")
+        page.until("document.body.innerText.includes('fit: 50 of 50 step')", 120)
+        page.picture(folder / "prefect-progress.png")
+    stack.stop_worker(worker)
+
+
+def test_after_an_outage_a_schedule_is_caught_up_once(stack: PrefectStack, toy: Path) -> None:
+    """The server is away for two hours: the times that it wrote down ahead lie in the past when it is back."""
+    own = {"deployments": {"name": {"any_": ["toy"]}}}
+    wait_for(lambda: len([r for r in stack.runs(**own) if r["state"]["type"] == "SCHEDULED"]) > 30, 120)
+    stack.stop_server()
+    with sqlite3.connect(stack.home / "prefect.db") as db:
+        shift = "strftime('%Y-%m-%d %H:%M:%f', {0}, '-2 hours') || '000'"
+        columns = ("expected_start_time", "next_scheduled_start_time")
+        change = ", ".join(f"{c} = {shift.format(c)}" for c in columns)
+        db.execute(f"UPDATE flow_run SET {change} WHERE state_type = 'SCHEDULED' AND auto_scheduled")
+        db.execute("UPDATE deployment_schedule SET active = 0")  # only what was missed counts here
+    stack.start_server()
+    missed = [r["id"] for r in stack.runs(**own) if r["state"]["type"] == "SCHEDULED"]
+    assert len(missed) > 30
+    worker = stack.worker("--store", str(stack.folder / "none"))
+
+    def settled() -> Any:
+        assert worker.poll() is None
+        found = [r["state"]["type"] for r in stack.runs(**own) if r["id"] in missed]
+        return found if not set(found) & {"SCHEDULED", "PENDING", "RUNNING"} else None
+
+    ended = wait_for(settled, 600)
+    stack.stop_worker(worker)
+    assert ended.count("COMPLETED") == 1 and ended.count("CANCELLED") == len(missed) - 1
+
+
+def test_who_is_to_know_is_told(stack: PrefectStack, receiver: Receiver) -> None:
+    """A run that fails, and one that a gate stops; without a worker, as `stepvideo run` does it."""
+    mini = Mini(stack.folder / "told")
+    args = mini.args("tracking=local", "tracking.mlflow=false", "cluster=debug", "runtime.max_attempts=1")
+    assert stack.stepvideo("run", *args, "stages.fit.fail_at=3")[0] == 1
+    (got,) = wait_for(lambda: [g for g in receiver.got if g[1]["kind"] == "failed"], 120)
+    assert got[0]["Authorization"] == "Bearer s3cret-word"
+    assert got[1]["text"].startswith("a run failed: bare fit.fail_at=3") and got[1]["flow_run"]

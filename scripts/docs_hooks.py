@@ -160,6 +160,6 @@ def _link(found: re.Match[str], source: str, uri: str, files: Files) -> str:
     if page and files.get_file_from_path(page):
         relative = os.path.relpath(page, os.path.dirname(uri) or ".")
         return f"[{text}]({relative}{'#' + anchor if anchor else ''})"
-    if not (ROOT / named).exists():
+    if not (ROOT / named).exists() and page not in PENDING:
         log.warning("%s links to %s, which is not in the repository", source, target)
     return text if text.strip("`") in (named, Path(named).name) and "`" in text else f"{text} (`{named}`)"

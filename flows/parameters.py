@@ -5,6 +5,7 @@ Their explanations are in the docstrings of the flows, where Prefect looks for t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from flows.compose import ROOT, chosen, near
 
 GROUPS = ("profile", "cluster", "tracking")
 NAME_LENGTH = 100  # characters of a flow run's name
-_PLACES = ("store", "work", "data", "graph", *GROUPS)  # settings that say where, and not what
+_PLACES = ("store", "work", "data", "graph", "runtime", *GROUPS)  # settings that say where and how, and not what
 
 
 def choices(group: str) -> list[str]:
@@ -57,7 +58,7 @@ def in_words(overrides: Sequence[str] | None, until: str | None = None, **groups
     said = [chosen(given, "profile", "micro")]
     cluster = chosen(given, "cluster", "local")
     said += [f"on {cluster}"] if cluster != "local" else []
-    said += [o.removeprefix("stages.") for o in given if o.partition("=")[0] not in _PLACES]
+    said += [o.removeprefix("stages.") for o in given if re.split("[.=]", o)[0] not in _PLACES]
     end = f" until {until}" if until else ""
     name = " ".join(said)
     return (name if len(name + end) <= NAME_LENGTH else name[: NAME_LENGTH - len(end) - 2] + " …") + end

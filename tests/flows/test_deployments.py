@@ -102,6 +102,7 @@ def test_parameters_are_explained_and_held_against_what_there_is() -> None:
 def test_names_of_runs_say_what_they_are() -> None:
     words = parameters.in_words
     assert words(["store=/a", "stages.sft.steps=50"], None, profile="smoke", cluster="local") == "smoke sft.steps=50"
+    assert words(["cluster.snapshot=false", "runtime.threads=1", "seed=3"], profile="bare") == "bare seed=3"
     assert words(["profile=micro", "seed=3"], "sft", profile="smoke") == "micro seed=3 until sft"  # overrides win
     assert words([], None, profile="4b", cluster="h800") == "4b on h800"
     long = words([f"stages.t2i.prompts={'x' * 200}"], "sft", profile="smoke")

@@ -49,7 +49,9 @@ def toy(stack: PrefectStack) -> Path:
     row |= {"schedules": [{"slug": "minutely", "cron": "* * * * *"}]}
     path = stack.folder / "toy.yaml"
     path.write_text(
-        yaml.safe_dump({"partitions": {"h800": 3}, "notifications": ["failed", "gate"], "deployments": [row]})
+        yaml.safe_dump(
+            {"partitions": {"h800": 3}, "notifications": ["failed", "gate", "approval"], "deployments": [row]}
+        )
     )
     return path
 
@@ -138,19 +140,25 @@ def test_a_schedule_starts_a_run_that_is_named_and_shown(
         page.call("Page.navigate", url=f"{stack.url}/artifacts/artifact/{found['progress-fit']['id']}")
         page.until("document.body.innerText.includes('fit: 50 of 50 step')", 120)
         page.picture(folder / "prefect-progress.png")
+    made = deployment(stack, "cascade/toy")
+    stack.api(f"deployments/{made['id']}/schedules/{made['schedules'][0]['id']}", {"active": False}, "PATCH")
+    wait_for(lambda: not {"RUNNING", "PENDING"} & {r["state"]["type"] for r in stack.runs(**own)}, 300)
     stack.stop_worker(worker)
 
 
 def test_after_an_outage_a_schedule_is_caught_up_once(stack: PrefectStack, toy: Path) -> None:
     """The server is away for two hours: the times that it wrote down ahead lie in the past when it is back."""
     own = {"deployments": {"name": {"any_": ["toy"]}}}
+    assert stack.stepvideo("deploy", "--file", str(toy), "--on", "cascade/toy")[0] == 0
     wait_for(lambda: len([r for r in stack.runs(**own) if r["state"]["type"] == "SCHEDULED"]) > 30, 120)
     stack.stop_server()
     with sqlite3.connect(stack.home / "prefect.db") as db:
-        shift = "strftime('%Y-%m-%d %H:%M:%f', {0}, '-2 hours') || '000'"
-        columns = ("expected_start_time", "next_scheduled_start_time")
-        change = ", ".join(f"{c} = {shift.format(c)}" for c in columns)
-        db.execute(f"UPDATE flow_run SET {change} WHERE state_type = 'SCHEDULED' AND auto_scheduled")
+        for column in ("expected_start_time", "next_scheduled_start_time"):
+            earlier = f"strftime('%Y-%m-%d %H:%M:%f', {column}, '-2 hours') || '000'"
+            db.execute(f"UPDATE flow_run SET {column} = {earlier} WHERE state_type = 'SCHEDULED' AND auto_scheduled")
+        when = "json_extract(state_details, '$.scheduled_time')"
+        earlier = f"json_set(state_details, '$.scheduled_time', strftime('%Y-%m-%dT%H:%M:%SZ', {when}, '-2 hours'))"
+        db.execute(f"UPDATE flow_run_state SET state_details = {earlier} WHERE type = 'SCHEDULED'")
         db.execute("UPDATE deployment_schedule SET active = 0")  # only what was missed counts here
     stack.start_server()
     missed = [r["id"] for r in stack.runs(**own) if r["state"]["type"] == "SCHEDULED"]
@@ -167,11 +175,38 @@ def test_after_an_outage_a_schedule_is_caught_up_once(stack: PrefectStack, toy: 
     assert ended.count("COMPLETED") == 1 and ended.count("CANCELLED") == len(missed) - 1
 
 
+TOLD = """
+import sys
+from pathlib import Path
+from prefect import flow
+from flows.approval import ask
+from flows.board import Board
+from tasks.gates import Finding, GateReport
+
+@flow(name="told", flow_run_name="a stopped run")
+def told():
+    bad = Finding("clips", "frames", "critical", "3 of 9 rows", ["c1"])
+    Board().gate_failed(GateReport(False, [bad], [], Path("index.html"), 9))
+    return ask("Is 7 to be the champion?", "page.html", 600, store=Path(sys.argv[1]), key="v7")
+
+assert told().by == "Li"
+"""
+
+
 def test_who_is_to_know_is_told(stack: PrefectStack, receiver: Receiver) -> None:
-    """A run that fails, and one that a gate stops; without a worker, as `stepvideo run` does it."""
-    mini = Mini(stack.folder / "told")
-    args = mini.args("tracking=local", "tracking.mlflow=false", "cluster=debug", "runtime.max_attempts=1")
+    """A run that fails, one that a gate stops, one that waits for a person; without a worker, as `stepvideo run`."""
+    args = Mini(stack.folder / "told").args("tracking=local", "tracking.mlflow=false", "runtime.max_attempts=1")
     assert stack.stepvideo("run", *args, "stages.fit.fail_at=3")[0] == 1
-    (got,) = wait_for(lambda: [g for g in receiver.got if g[1]["kind"] == "failed"], 120)
-    assert got[0]["Authorization"] == "Bearer s3cret-word"
-    assert got[1]["text"].startswith("a run failed: bare fit.fail_at=3") and got[1]["flow_run"]
+    got = wait_for(lambda: [g for g in receiver.got if g[1]["kind"] == "failed"], 120)
+    assert got[0][0]["Authorization"] == "Bearer s3cret-word"
+    assert got[0][1]["text"].startswith("a run failed: bare fit.fail_at=3") and got[0][1]["flow_run"]
+
+    store = stack.folder / "told" / "store"
+    asking = subprocess.Popen([sys.executable, "-c", TOLD, str(store)], env=stack.environment, cwd=ROOT)
+    wait_for(lambda: {"gate", "approval"} <= set(receiver.kinds()), 200)
+    said = {body["kind"]: body for _, body in receiver.got}
+    assert "clips] frames: 3 of 9 rows" in str(said["gate"]["payload"]["failed"])
+    assert said["approval"]["text"] == "a run waits for a person: Is 7 to be the champion?"
+    assert said["approval"]["payload"]["command"] == f"stepvideo approve v7 --store {store}"
+    assert stack.stepvideo("approve", "v7", "--store", str(store), "--by", "Li")[0] == 0
+    assert asking.wait(200) == 0

@@ -19,9 +19,10 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.approval import POLL_S, Answer, answer_of, give
+from flows.approval_file import Answer, answer_of, give
 
 EVENT = "stepvideo.approval.waiting"
+POLL_S = 2.0
 
 
 class Approval(RunInput):

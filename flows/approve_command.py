@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows.approval import Answer, give, waiting
+from flows.approval_file import Answer, give, waiting
 from flows.status import store_of
 from stepvideo.errors import ConfigError
 

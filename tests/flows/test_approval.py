@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flows import approval, approval_pause
+from flows import approval, approval_file, approval_pause
 from flows.approval import Answer, Unanswered, answer_of, ask, give, waiting
 from stepvideo import cli
 from stepvideo.errors import ArtifactError
@@ -84,7 +84,7 @@ def test_of_many_answers_at_once_one_counts(tmp_path: Path) -> None:
     for thread, _ in threads:
         thread.join(60)
     assert {got[0] for _, got in threads} == {answer_of(tmp_path, "k")}
-    assert [p.name for p in (tmp_path / approval.FOLDER).iterdir()] == ["k.answer.json"]
+    assert [p.name for p in (tmp_path / approval_file.FOLDER).iterdir()] == ["k.answer.json"]
 
 
 def test_nobody_answers(tmp_path: Path) -> None:

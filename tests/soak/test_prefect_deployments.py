@@ -105,7 +105,7 @@ def test_the_same_again_changes_nothing_and_what_people_switched_stays(
 
 def test_prefect_itself_reads_the_same_file(stack: PrefectStack) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", "smoke"]
-    done = subprocess.run(command, cwd=ROOT, env=stack.environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=stack.environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     found = deployment(stack, "cascade/smoke")
     assert found["parameters"] == {"profile": "smoke"} and not found["schedules"][0]["active"]
@@ -124,25 +124,25 @@ def test_a_schedule_starts_a_run_that_is_named_and_shown(
         assert worker.poll() is None, (stack.folder / "worker.log").read_text()[-2000:]
         return next((r for r in stack.runs(**own) if r["state"]["name"] not in ("Scheduled", "Late", "Pending")), None)
 
-    run = wait_for(started, 400)
+    run = wait_for(started)
     assert run["auto_scheduled"] and run["name"].startswith("bare fit.step_s=0.2 fit.steps=50")
     with browser(1400, 1000) as page:
         page.server = stack.url
         page.call("Page.navigate", url=f"{stack.url}/runs/flow-run/{run['id']}")
-        page.until(f"document.body.innerText.includes({run['name'][:40]!r})", 120)
-        wait_for(lambda: "progress-fit" in stack.artifacts(run["id"]), 200)
+        page.until(f"document.body.innerText.includes({run['name'][:40]!r})", 1200)
+        wait_for(lambda: "progress-fit" in stack.artifacts(run["id"]))
         folder = Path(os.environ.get("STEPVIDEO_SCREENSHOTS", stack.folder))
         folder.mkdir(parents=True, exist_ok=True)
         page.picture(folder / "prefect-run.png")
-        wait_for(lambda: state(stack, run["id"]) == "Completed", 300)
+        wait_for(lambda: state(stack, run["id"]) == "Completed")
         found = stack.artifacts(run["id"])
         assert {"plan", "cascade-progress", "progress-fit"} <= set(found)
         page.call("Page.navigate", url=f"{stack.url}/artifacts/artifact/{found['progress-fit']['id']}")
-        page.until("document.body.innerText.includes('fit: 50 of 50 step')", 120)
+        page.until("document.body.innerText.includes('fit: 50 of 50 step')", 1200)
         page.picture(folder / "prefect-progress.png")
     made = deployment(stack, "cascade/toy")
     stack.api(f"deployments/{made['id']}/schedules/{made['schedules'][0]['id']}", {"active": False}, "PATCH")
-    wait_for(lambda: not {"RUNNING", "PENDING"} & {r["state"]["type"] for r in stack.runs(**own)}, 300)
+    wait_for(lambda: not {"RUNNING", "PENDING"} & {r["state"]["type"] for r in stack.runs(**own)})
     stack.stop_worker(worker)
 
 
@@ -150,7 +150,7 @@ def test_after_an_outage_a_schedule_is_caught_up_once(stack: PrefectStack, toy: 
     """The server is away for two hours: the times that it wrote down ahead lie in the past when it is back."""
     own = {"deployments": {"name": {"any_": ["toy"]}}}
     assert stack.stepvideo("deploy", "--file", str(toy), "--on", "cascade/toy")[0] == 0
-    wait_for(lambda: len([r for r in stack.runs(**own) if r["state"]["type"] == "SCHEDULED"]) > 30, 120)
+    wait_for(lambda: len([r for r in stack.runs(**own) if r["state"]["type"] == "SCHEDULED"]) > 30)
     stack.stop_server()
     with sqlite3.connect(stack.home / "prefect.db") as db:
         for column in ("expected_start_time", "next_scheduled_start_time"):
@@ -170,7 +170,7 @@ def test_after_an_outage_a_schedule_is_caught_up_once(stack: PrefectStack, toy: 
         found = [r["state"]["type"] for r in stack.runs(**own) if r["id"] in missed]
         return found if not set(found) & {"SCHEDULED", "PENDING", "RUNNING"} else None
 
-    ended = wait_for(settled, 600)
+    ended = wait_for(settled)
     stack.stop_worker(worker)
     assert ended.count("COMPLETED") == 1 and ended.count("CANCELLED") == len(missed) - 1
 
@@ -197,16 +197,16 @@ def test_who_is_to_know_is_told(stack: PrefectStack, receiver: Receiver) -> None
     """A run that fails, one that a gate stops, one that waits for a person; without a worker, as `stepvideo run`."""
     args = Mini(stack.folder / "told").args("tracking=local", "tracking.mlflow=false", "runtime.max_attempts=1")
     assert stack.stepvideo("run", *args, "stages.fit.fail_at=3")[0] == 1
-    got = wait_for(lambda: [g for g in receiver.got if g[1]["kind"] == "failed"], 120)
+    got = wait_for(lambda: [g for g in receiver.got if g[1]["kind"] == "failed"])
     assert got[0][0]["Authorization"] == "Bearer s3cret-word"
     assert got[0][1]["text"].startswith("a run failed: bare fit.fail_at=3") and got[0][1]["flow_run"]
 
     store = stack.folder / "told" / "store"
     asking = subprocess.Popen([sys.executable, "-c", TOLD, str(store)], env=stack.environment, cwd=ROOT)
-    wait_for(lambda: {"gate", "approval"} <= set(receiver.kinds()), 200)
+    wait_for(lambda: {"gate", "approval"} <= set(receiver.kinds()))
     said = {body["kind"]: body for _, body in receiver.got}
     assert "clips] frames: 3 of 9 rows" in str(said["gate"]["payload"]["failed"])
     assert said["approval"]["text"] == "a run waits for a person: Is 7 to be the champion?"
     assert said["approval"]["payload"]["command"] == f"stepvideo approve v7 --store {store}"
     assert stack.stepvideo("approve", "v7", "--store", str(store), "--by", "Li")[0] == 0
-    assert asking.wait(200) == 0
+    assert asking.wait(1200) == 0

@@ -44,6 +44,24 @@ def _unarchive_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
 
 
+def _upgrade_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--apply", action="store_true", help="do it; without this nothing is changed")
+    text = "instead of the store's files: the databases of MLflow and Prefect that its runs told"
+    parser.add_argument("--databases", action="store_true", help=text)
+    text = "with --databases: this one; mlflow=$NAME takes the URL from the environment, as passwords must be"
+    parser.add_argument("--url", action="append", default=[], metavar="OWNER=URL", help=text)
+    add_json(parser)
+    add_store(parser)
+
+
+def _upgrade(args: argparse.Namespace) -> int:
+    from flows.upgrade import databases_command, upgrade_command
+
+    if args.databases:
+        return databases_command(args.store, args.url, args.apply, args.json)
+    return upgrade_command(args.store, args.apply, args.json)
+
+
 def _archive(args: argparse.Namespace) -> int:
     from flows.archive import archive_command, check_command
 
@@ -84,5 +102,8 @@ COMMANDS = (
     ),
     Command(
         "unarchive", "the artifacts of an archived run into a store, byte for byte", _unarchive_arguments, _unarchive
+    ),
+    Command(
+        "upgrade", "a store's files, or MLflow's and Prefect's databases, to this version", _upgrade_arguments, _upgrade
     ),
 )

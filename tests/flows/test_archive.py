@@ -97,17 +97,17 @@ def test_damage_and_cuts_are_told(mini, tmp_path: Path) -> None:
     whole = archive(mini, tmp_path / "run.tar", "--with", "all").read_bytes()
     said = check(tmp_path / "run.tar")
     chance, path, noticed = random.Random(1), tmp_path / "bad.tar", 0
-    for _ in range(60):
+    for _ in range(25):
         place = chance.randrange(len(whole))
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
             assert check(path) == said  # in the padding between files, nothing is damaged
         except ArtifactError:
             noticed += 1
-        path.write_bytes(whole[:place])
+        path.write_bytes(whole[: chance.randrange(len(whole.rstrip(b"\0")))])
         with pytest.raises(ArtifactError):
             bring_back(path, Store(tmp_path / "never"))
-    assert noticed > 20 and not list((tmp_path / "never").glob("*"))
+    assert noticed > 8 and not list((tmp_path / "never").glob("*"))
     with pytest.raises(ArtifactError, match="is missing"):
         check(tmp_path / "absent.tar")
 

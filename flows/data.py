@@ -15,7 +15,7 @@ from flows.lineage import ancestors, find, rebuild
 from flows.status import store_of
 from stepvideo import mirror
 from stepvideo.artifact import Artifact, Store
-from stepvideo.errors import ArtifactError, ConfigError
+from stepvideo.errors import ArtifactError, ConfigError, StepVideoError
 from tasks import versions
 
 DATA_KINDS = ("raw", "render", "curate", "tags", "concepts", "captions", "labels", "subsets", "shards")
@@ -31,6 +31,8 @@ def publish_command(
     as_json: bool = False,
 ) -> int:
     """Copy artifacts below a URL, or give them to DVC as a version; where they are then, and what to do next."""
+    if url and (message or force or as_json):
+        raise StepVideoError("-m, --force and --json belong to a version; leave them out with --to, which only copies")
     store = store_of(folder)
     found = [find(store, ref) for ref in refs] or present(store)
     if url:

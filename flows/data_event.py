@@ -18,9 +18,14 @@ TIMEOUT_S = 10
 def announce(version: Version, store: Store) -> list[str]:
     """Write `<store>/_triggers/data-NAME.json`, and tell a Prefect server if PREFECT_API_URL names one.
 
+    Not twice for one version, as long as the file waits or lies in a folder below, where who took it puts it.
+
     Returns:
         Notes for people: a server that did not answer is no reason to fail, as the file is what counts.
     """
+    known = [place(version.name, store), *(store.root / TRIGGERS).glob(f"*/{place(version.name, store).name}")]
+    if not version.new and any(path.exists() for path in known):
+        return []  # waits, or was taken and put aside
     about = {"kind": KIND, "name": version.name, "parent": version.meta.get("parent"), "time": version.time}
     storage.write_json(place(version.name, store), about)
     if not os.environ.get("PREFECT_API_URL"):

@@ -210,7 +210,7 @@ def _read(path: Path) -> Version:
         return Version(path.stem, path, out["md5"], out.get("size", 0), out.get("nfiles", 0), meta)
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError) as e:
         fix = f"`git checkout -- {VERSIONS}/{path.name}` brings the committed one back"
-        raise ArtifactError(f"{path} is no version: {str(e) or type(e).__name__}; {fix}") from e
+        raise ArtifactError(f"{path} is no version: {' '.join(str(e).split()) or type(e).__name__}; {fix}") from e
 
 
 def _who(root: Path) -> str:

@@ -84,13 +84,13 @@ def _turned(why: str) -> str:
 
 
 def _set(a: Fates, b: Fates, name: str, gone: dict[str, str], come: dict[str, str]) -> dict[str, Any]:
+    """Clips of a set in and out; `gone` and `come` say why of those that only one catalog has."""
     in_a, in_b = a.ids[a.members(name)], b.ids[b.members(name)]
-    stop_a, stop_b = dict(zip(a.ids, a.stopped)), dict(zip(b.ids, b.stopped))
     left, new = np.setdiff1d(in_a, in_b), np.setdiff1d(in_b, in_a)
     return {
         **{"a": len(in_a), "b": len(in_b), "both": len(in_a) - len(left)},
-        "out": _reasons(((i, gone.get(i) or f"dropped by {stop_b[i]}") for i in left), a),
-        "in": _reasons(((i, _turned(come[i]) if i in come else f"was dropped by {stop_a[i]}") for i in new), b),
+        "out": _reasons(((i, gone.get(i) or f"dropped: {b.stopped[b.at(i)]}") for i in left), a),
+        "in": _reasons(((i, _turned(come[i]) if i in come else f"was dropped: {a.stopped[a.at(i)]}") for i in new), b),
     }
 
 

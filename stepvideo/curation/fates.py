@@ -13,6 +13,7 @@ from stepvideo import storage
 from stepvideo.config import load
 from stepvideo.curation.config import SubsetsConfig
 from stepvideo.curation.funnel import SUBSETS, passes
+from stepvideo.curation.likeness import DUPLICATE, OUTLIER
 from stepvideo.curation.places import located
 from stepvideo.curation.subsets import MADE
 from stepvideo.curation.views import connect
@@ -28,6 +29,8 @@ LABELS = (
     "source_start",
     "source_end",
 )  # numbers that measure nothing
+
+LEFT_OUT = {DUPLICATE: "near-duplicate of another clip", OUTLIER: "outlier of its concept"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class Fates:
     files: Mapping[tuple[str, str], tuple[str, str]]
     places: Mapping[str, Any]
     config: SubsetsConfig | None
+
+    def at(self, clip: str) -> int:
+        """The row of a clip that is there; ids are sorted."""
+        return int(np.searchsorted(self.ids, clip))
 
     def members(self, name: str) -> np.ndarray:
         """Which clips are in a set, bool [N]; "all": every one."""
@@ -105,7 +112,7 @@ def _stopped(
         f"shorter than {config.min_frames} frames"
     )
     for i in np.flatnonzero(base & (stopped == "")):
-        stopped[i] = out.get(ids[i], "")
+        stopped[i] = LEFT_OUT.get(out.get(ids[i], ""), out.get(ids[i], ""))
     for level, row in enumerate(levels):
         at_level = (reach == level) & (stopped == "")
         for rule, step in zip(config.filters, row["filters"]):

@@ -38,7 +38,7 @@ def _shown(group: str) -> Any:
     return Field(json_schema_extra={"enum": list(choices(group))})
 
 
-Setting = Annotated[str, Field(pattern=r"^(~\S+|[\w.+@/-]+=.*)$", json_schema_extra={"placeholder": "key=value"})]
+Setting = Annotated[str, Field(pattern=r"^(~\S+|[^\s=]+=[\s\S]*)$", json_schema_extra={"placeholder": "key=value"})]
 Overrides = list[Setting] | None
 Until = str | None
 Profile = Annotated[str, _known("profile"), _shown("profile")]
@@ -50,6 +50,11 @@ def settings(overrides: Sequence[str] | None, **groups: str) -> list[str]:
     """Overrides with a choice of each group in front; what `overrides` chooses wins."""
     given = list(overrides or [])
     return [f"{k}={v}" for k, v in groups.items() if not chosen(given, k, "")] + given
+
+
+def groups(overrides: Sequence[str]) -> dict[str, str]:
+    """What `overrides` choose of each group, for the parameters of that name."""
+    return {name: value for name in GROUPS if (value := chosen(list(overrides), name, ""))}
 
 
 def in_words(overrides: Sequence[str] | None, until: str | None = None, **groups: str) -> str:

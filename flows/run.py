@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import screen
 from flows.compose import compose, graph_module
+from flows.forecast import forecast
 from flows.graph import Node, build
 from flows.plan import DEPENDS, HIT, plan, plan_rows
 from flows.prepared import NoBoard, Prepared, run_prepared, summary
@@ -27,13 +28,15 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     from tasks.slurm_script import preview
 
     cfg = compose(overrides)
-    steps = plan(build(cfg, until), Store(cfg["store"]))
-    predicted = predict(cfg)
+    nodes = build(cfg, until)
+    steps = plan(nodes, Store(cfg["store"]))
+    predicted, disk = predict(cfg), forecast(cfg, nodes)
     if as_json:
         rows = plan_rows(steps)
         for row in rows:
             if row["stage"] in predicted:
                 row |= {"predicted": predicted[row["stage"]].row()}
+            row |= {"disk": vars(n) for n in disk.needs if n.stage == row["stage"]}
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
     console = screen.console()
@@ -41,6 +44,9 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     to_run = [p for name, p in predicted.items() if name in {s.node.name for s in steps if s.state != HIT}]
     for line in screen.predicted_lines(to_run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(disk.line(), markup=False, highlight=False, soft_wrap=True)
+    if disk.problem:
+        console.print(f"it cannot run: it {disk.problem}; `stepvideo gc` frees some", style="yellow", markup=False)
     hits, waits = (sum(s.state == state for s in steps) for state in (HIT, DEPENDS))
     if cfg["cluster"]["launcher"] == "slurm":
         todo = ((s.node.name, s.node.config) for s in steps if s.state != HIT)
@@ -112,8 +118,10 @@ def _next(prepared: Prepared) -> str:
 
 def _in_flow(cascade: Any, prepared: Prepared) -> None:
     """Raises what ended the cascade; a Prefect server that was lost on the way is a note."""
+    from flows.parameters import groups
+
     try:
-        cascade(prepared.overrides, prepared.until, return_state=True).result()
+        cascade(prepared.overrides, prepared.until, **groups(prepared.overrides), return_state=True).result()
     except BaseException as e:
         if prepared.error:
             raise prepared.error from None

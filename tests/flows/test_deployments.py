@@ -85,7 +85,8 @@ def test_other_mistakes_in_the_file_are_named(tmp_path: Path) -> None:
 
 def test_parameters_are_explained_and_held_against_what_there_is() -> None:
     cascade = flow_of("flows/cascade.py:cascade")
-    properties = check_parameters(cascade, {"profile": "smoke", "overrides": ["a.b=c d", "~x"]}, "d")["properties"]
+    right = {"profile": "smoke", "overrides": ["a.b=c d\n=e", "+a.b@c=1", "~x"]}
+    properties = check_parameters(cascade, right, "d")["properties"]
     assert properties["profile"]["enum"] == parameters.choices("profile") and "smoke" in properties["profile"]["enum"]
     assert "smoke shows that everything runs" in properties["profile"]["description"]
     for wrong, said in (
@@ -105,6 +106,7 @@ def test_names_of_runs_say_what_they_are() -> None:
     assert words(["cluster.snapshot=false", "runtime.threads=1", "seed=3"], profile="bare") == "bare seed=3"
     assert words(["profile=micro", "seed=3"], "sft", profile="smoke") == "micro seed=3 until sft"  # overrides win
     assert words([], None, profile="4b", cluster="h800") == "4b on h800"
+    assert parameters.groups(["profile=4b", "seed=1"]) == {"profile": "4b"}
     long = words([f"stages.t2i.prompts={'x' * 200}"], "sft", profile="smoke")
     assert len(long) <= parameters.NAME_LENGTH and long.startswith("smoke t2i") and long.endswith("… until sft")
 

@@ -18,9 +18,9 @@ from stepvideo.artifact import Artifact, Store
 from stepvideo.config import digest
 from stepvideo.sink import read_events
 from stepvideo.stage import StageSpec
-from tasks.figures import figures
 from tasks.ledger import Ledger
 from tasks.stages import Cancelled, Outcome
+from tasks.tracking_content import filter_tags, headlines, log_content, model_tags
 
 log = logging.getLogger("stepvideo.tracking")
 
@@ -158,6 +158,7 @@ class Tracking:
             if not self._known(ledger):  # it was made while this server was not told
                 self._create(spec, ledger)
             self._remember(spec.stage, finish_child(self.server, ledger, outcome.artifact))
+            self._headline(outcome.artifact)
         elif run_id := self.children.get(spec.stage):
             stopped = isinstance(error, Cancelled) or not isinstance(error, Exception)
             self.server.client.set_tag(run_id, "error", str(error)[:MAX_VALUE])
@@ -168,6 +169,15 @@ class Tracking:
             self.children[stage] = run_id
         if self.parent:
             self.server.client.set_tag(self.parent, f"stage.{stage}", run_id)
+
+    def _headline(self, artifact: Artifact) -> None:
+        """The stage's headlines at the parent, cached stages' too: runs are compared by them."""
+        if not self.parent:
+            return
+        made = int(artifact.manifest["finished"] * 1000)
+        _log_metrics(self.server.client, self.parent, [(k, v, made, 0) for k, v in headlines(artifact).items()])
+        for key, value in model_tags(artifact).items():
+            self.server.client.set_tag(self.parent, key, value)
 
     def _known(self, ledger: Ledger) -> str:
         return ledger.tracking.get("run_id", "") if ledger.tracking.get("uri") == self.server.uri else ""
@@ -202,7 +212,8 @@ class Tracking:
 
     def _tags(self) -> dict[str, str]:
         """Lineage as tags; the text of data.dvc is in the manifests."""
-        return {k: str(v)[:MAX_VALUE] for k, v in self._lineage.items() if k != "data_dvc"}
+        tags = {**self._lineage, **filter_tags(self._cfg, self._lineage)}
+        return {k: str(v)[:MAX_VALUE] for k, v in tags.items() if k != "data_dvc"}
 
 
 def finish_child(server: Server, ledger: Ledger, artifact: Artifact) -> str:
@@ -217,9 +228,7 @@ def finish_child(server: Server, ledger: Ledger, artifact: Artifact) -> str:
         _log_events(client, run_id, records)
         final = {f"final/{k}": v for k, v in artifact.metrics.items()}
         _log_metrics(client, run_id, [(k, v, int(artifact.manifest["finished"] * 1000), 0) for k, v in final.items()])
-        if found := figures(artifact):
-            client.log_dict(run_id, found.as_dict(), "figures/table.json")
-            client.log_text(run_id, found.svg, "figures/plot.svg")
+        log_content(client, run_id, artifact)
         client.set_tag(run_id, "digest", artifact.digest)
         client.set_terminated(run_id, FINISHED, int(artifact.manifest["finished"] * 1000))
         ledger.update_tracking(offset=offset, closed=True)

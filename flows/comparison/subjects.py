@@ -85,11 +85,12 @@ def evaluations(store: Store, compared: Sequence[Subject], rows: Aligned) -> Ali
     """The evaluations of runs by their stages; of artifacts the one that each is, or the newest of it in the store."""
     if not all(s.own for s in compared):
         return {n: found for n, found in rows.items() if any(a and a.manifest["kind"] == "evaluate" for a in found)}
-    found = [_evaluation(store, s.own) for s in compared if s.own]
+    found = [evaluation_of(store, s.own) for s in compared if s.own]
     return {f"evaluation of {own_name(compared)}": found} if any(found) else {}
 
 
-def _evaluation(store: Store, own: Artifact) -> Artifact | None:
+def evaluation_of(store: Store, own: Artifact) -> Artifact | None:
+    """The artifact itself if it is an evaluation, else the newest one of it in the store."""
     if own.manifest["kind"] == "evaluate":
         return own
     made = []

@@ -25,6 +25,12 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
 
 
+def _card_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ref", metavar="REF", help="a model or data: " + REF)
+    parser.add_argument("--out", metavar="DIR", help="write DIR/README.md instead of printing")
+    add_store(parser)
+
+
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     generating.add_arguments(parser)
     add_model(parser)
@@ -41,6 +47,12 @@ def _compare(args: argparse.Namespace) -> int:
     from flows.comparison.command import compare_command
 
     return compare_command(args.store, args.refs, args.json, args.html, args.open)
+
+
+def _card(args: argparse.Namespace) -> int:
+    from flows.card import card_command
+
+    return card_command(args.store, args.ref, args.out)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -62,5 +74,6 @@ COMMANDS = (
         _compare_arguments,
         _compare,
     ),
+    Command("card", "a model card or a data card, written from lineage", _card_arguments, _card),
     Command("generate", generating.HELP, _generate_arguments, _generate),
 )

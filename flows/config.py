@@ -93,6 +93,8 @@ class CascadeConfig:
     shards: bool = False  # the curation also packs its clips into WebDataset tars
     sft_runs: int = 2  # fine-tuned models that are averaged
     on_policy_rounds: int = 0  # of preference training on the policy's own samples, ranked by a reward model
+    store_quota_gb: float = 0.0  # a run that would fill the store beyond this is refused; 0: the disk alone decides
+    store_force: bool = False  # start a run even if it is not expected to fit
     gate: bool = True  # stop when the catalog fails its expectations
     register: bool = True  # the last model goes to MLflow's registry as `candidate`
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -105,6 +107,8 @@ class CascadeConfig:
     def __post_init__(self) -> None:
         if self.t2i_sets not in (1, 2):
             raise ValueError(f"t2i_sets is {self.t2i_sets}; give 1 or 2")
+        if self.store_quota_gb < 0:
+            raise ValueError(f"store_quota_gb is {self.store_quota_gb}; give 0 for none, or GB (1e9 bytes)")
         if self.sft_runs < 1:
             raise ValueError(f"sft_runs is {self.sft_runs}; give 1 or more")
         if self.on_policy_rounds < 0:

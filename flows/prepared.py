@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from flows import screen
+from flows.forecast import check_disk
 from flows.graph import Node
 from flows.session import Session, prepare, report_page, session
 from stepvideo.errors import StepVideoError
@@ -37,6 +38,7 @@ class Prepared:
     @classmethod
     def make(cls, overrides: list[str], until: str | None, console: Console | None = None) -> Prepared:
         cfg, nodes = prepare(overrides, until)
+        check_disk(cfg, nodes)
         set_defaults(cfg)
         return cls(cfg, nodes, overrides, until, console or screen.console())
 

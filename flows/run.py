@@ -32,11 +32,12 @@ def plan_command(overrides: list[str], until: str | None, as_json: bool) -> int:
     steps = plan(nodes, Store(cfg["store"]))
     predicted, disk = predict(cfg), forecast(cfg, nodes)
     if as_json:
-        rows = plan_rows(steps)
+        rows, needs = plan_rows(steps), {n.stage: n for n in disk.needs}
         for row in rows:
             if row["stage"] in predicted:
                 row |= {"predicted": predicted[row["stage"]].row()}
-            row |= {"disk": vars(n) for n in disk.needs if n.stage == row["stage"]}
+            if row["stage"] in needs:
+                row |= {"disk": vars(needs[row["stage"]])}
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
     console = screen.console()

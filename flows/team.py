@@ -16,6 +16,7 @@ from stepvideo.errors import ConfigError, StepVideoError
 from tasks.team import databases, processes
 from tasks.team.layout import ENV, Stack, find_stack, folder_of, open_stack
 from tasks.team.parts import NAMES, all_parts, need
+from tasks.team.postgresql import write_pgpass
 
 
 def start_command(folder: str | None, port: int | None, store: str | None, only: Sequence[str] = ()) -> int:
@@ -27,9 +28,15 @@ def start_command(folder: str | None, port: int | None, store: str | None, only:
     console = screen.console()
     began = time.monotonic()
     with _alone(stack):
+        write_pgpass(stack)
         for part in parts:
             if only and part.name not in only:
                 continue
+            if part.name in ("mlflow", "prefect") and (old := databases.behind(stack)):
+                raise ConfigError(
+                    f"{', '.join(old)}: tables of an older version than the one installed, or half-migrated; "
+                    "stepvideo team upgrade dumps and migrates them"
+                )
             at = time.monotonic()
             with console.status(f"{part.name} …"):
                 new = processes.start(stack, part)

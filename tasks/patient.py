@@ -27,6 +27,7 @@ class PatientTracking(Tracking):
         super().__init__(*args)
         self._untold: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._again = 0.0
+        self._patience = END_S
         self._turn = threading.RLock()
 
     def open(self, before: Callable[[], object]) -> None:
@@ -46,11 +47,15 @@ class PatientTracking(Tracking):
         self.settle()
 
     def settle(self) -> None:
-        """Wait until all is told, not for ever; `broken` says why it is not."""
-        deadline = time.monotonic() + END_S
-        while self._untold and time.monotonic() < deadline:
+        """Wait until all is told, once and not for ever; `broken` says why it is not.
+
+        A server that never answered, perhaps as its address is wrong, is not waited for.
+        """
+        while self.parent and self._untold and self._patience > 0:
+            at = time.monotonic()
             time.sleep(0.5)
             self._catch_up()
+            self._patience -= time.monotonic() - at
 
     def _tell(self, call: Callable[..., None], *args: Any) -> None:
         with self._turn:

@@ -29,7 +29,7 @@ def team_checks(environment: Environment | None = None) -> list[Check]:
         return []
     stack = find_stack(env[NAME]) if env.get(NAME) else None
     found = _stack(stack, env) if env.get(NAME) else []
-    return [*found, *mlflow(env, stack), *prefect(env, stack), *bucket(env)]
+    return [*found, *mlflow(env, stack), *prefect(env, stack), *bucket(env, stack)]
 
 
 def mlflow(env: Environment, stack: Stack | None = None) -> list[Check]:
@@ -83,7 +83,7 @@ def prefect(env: Environment, stack: Stack | None = None) -> list[Check]:
     return [*found, Check("team worker", "warn", f"none in the pool {POOL}: scheduled runs wait", fix)]
 
 
-def bucket(env: Environment) -> list[Check]:
+def bucket(env: Environment, stack: Stack | None = None) -> list[Check]:
     """Whether the store's bucket can be listed and written."""
     name, url = "team bucket", env.get(MIRROR, "")
     if not url:
@@ -98,6 +98,8 @@ def bucket(env: Environment) -> list[Check]:
             storage.read_whole(f"{url.rstrip('/')}/.there")  # which asks for the bucket, the keys and the token
     except StepVideoError as e:
         said, _, fix = str(e).partition("; ")
+        if stack:
+            fix += f", or have this machine's made and answer: stepvideo team start, source {stack.folder / ENV}"
         return [Check(name, "missing", said, fix or "look at the server's log")]
     try:
         with buckets.explained(url):
@@ -140,7 +142,7 @@ def _databases(stack: Stack) -> list[Check]:
         return [Check(name, "missing", said, "stepvideo team start postgresql")]
     except Exception as e:
         if "password" in str(e):
-            fix = f"restore secrets.json and pgpass in {stack.folder}, then stepvideo team start"
+            fix = f"stepvideo team start, which writes it anew from {stack.folder / 'secrets.json'}"
             return [Check(name, "missing", f"{place} refuses the password of {stack.folder / 'pgpass'}", fix)]
         return [Check(name, "missing", f"{place}: {e}", f"look at {stack.log('postgresql')}")]
     found = [Check(name, "ok", f"{place} answers")]

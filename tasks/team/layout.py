@@ -71,7 +71,9 @@ class Stack:
         return {"PGPASSFILE": str(self.folder / "pgpass")}
 
     def s3(self) -> dict[str, str]:
-        """What a client of the S3 server needs. Its keys are there once the server has made them."""
+        """What a client of the S3 server needs. Raises ConfigError as long as that has not made its keys."""
+        if "s3_secret_key" not in self.secrets:
+            raise ConfigError("the S3 server has made no keys yet; start it first: stepvideo team start")
         return {
             "AWS_ENDPOINT_URL": self.url("s3"),
             "AWS_ACCESS_KEY_ID": self.secrets["s3_access_key"],

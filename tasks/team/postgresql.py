@@ -80,7 +80,6 @@ def program(name: str) -> str:
 
 
 def _prepare(stack: Stack, data: Path) -> None:
-    write_pgpass(stack)
     if (data / "PG_VERSION").exists() and (data / "team.ok").exists():
         return
     root = os.getuid() == 0

@@ -94,7 +94,7 @@ def test_a_wrong_password_is_told(stack) -> None:
     assert found.status == "missing" and "refuses the password" in found.detail and "secrets.json" in found.fix
 
 
-def test_a_half_migrated_database_is_told_with_its_fix(stack) -> None:
+def test_a_half_migrated_database_is_told_with_its_fix(stack, capsys, monkeypatch) -> None:
     def ask(query: str) -> None:
         asyncio.run(postgresql.ask(stack, "mlflow", query))
 
@@ -109,6 +109,10 @@ def test_a_half_migrated_database_is_told_with_its_fix(stack) -> None:
     assert check.status == "missing" and "451aebb31d03" in check.detail and newest in check.detail
     assert check.fix == "stepvideo team upgrade"
     assert databases.behind(stack) == ["mlflow"]
+    monkeypatch.setattr(parts, "missing", lambda names=(): [])
+    code, said = team(capsys, "start", "mlflow", "--folder", str(stack.folder))
+    assert code == 2 and "mlflow: tables of an older version" in said and "stepvideo team upgrade" in said
+    assert processes.pid_of(stack, "mlflow") is None
     ask(f"update alembic_version set version_num = '{newest}'")
     assert found()["team database mlflow"].status == "ok" and databases.behind(stack) == []
     ask("drop table alembic_version")

@@ -62,6 +62,22 @@ def running(only: tuple[str, ...] = ()) -> Iterator[Stack]:
             stop_command(str(where), ())
 
 
+@contextmanager
+def shared() -> Iterator[Stack]:
+    """A whole stack; STEPVIDEO_SOAK_TEAM names one that is there, as a first start takes minutes on a busy machine."""
+    from flows.team import start_command
+
+    used = os.environ.get("STEPVIDEO_SOAK_TEAM")
+    if not used:
+        with running() as made:
+            yield made
+        return
+    assert start_command(used, None, None) == 0
+    found = layout.find_stack(used)
+    assert found
+    yield found
+
+
 def kill(stack: Stack, name: str) -> None:
     """All of a service, as a machine that goes down; PostgreSQL's other processes end by themselves."""
     pid = processes.pid_of(stack, name)

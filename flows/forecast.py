@@ -23,6 +23,7 @@ from tasks.keeping_items import in_bytes, size
 LAST, KIND, LAW, GUESS = "its last artifact", "another of its kind", "a law of its kind", "the least known of its kind"
 TRAINED = ("train", "dpo", "turbo", "average", "reward")  # kinds whose artifact is a DiT
 CHECKPOINTS, STATE = 2, 16  # so many are kept at work; bytes of a parameter: weights, two moments, an average
+PAPERS = 6e4  # bytes of manifest, spec, events and ledger of a stage that trains
 # Bytes that artifacts took with `profile=smoke` (docs/housekeeping.md); of the curation's most are pages of gates.
 LEAST = {
     **{"raw": 1.6e6, "render": 1.2e6, "curate": 7.9e6, "tags": 4.4e6, "captions": 4.4e6, "subsets": 4.7e6},
@@ -136,7 +137,7 @@ def _need(node: Node, former: list[Artifact], dits: Mapping[str, float]) -> Need
             best = min(range(len(found)), key=lambda i: abs(scales[i] - 1.0))
             return Need(node.name, size(found[best].dir) * scales[best], state, basis)
     if node.kind in TRAINED and now:
-        return Need(node.name, 4.0 * now * _models(node.config), state, LAW)
+        return Need(node.name, 4.0 * now * _models(node.config) + PAPERS, state, LAW)
     return Need(node.name, now, 0.0, LAW) if law else Need(node.name, LEAST.get(node.kind, 0.0), 0.0, GUESS)
 
 

@@ -6,17 +6,18 @@ fails; PostgreSQL undoes a failed migration by itself, and its backup (`pg_dump`
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 from stepvideo.errors import ArtifactError
 from tasks.keeping_named import without_password
@@ -99,41 +100,41 @@ def _revisions(database: Database) -> dict[str, None]:
 
 def _noted(database: Database) -> tuple[list[str], int]:
     """(the revisions that a database notes, how many tables it has)."""
-    from sqlalchemy import inspect, text
     from sqlalchemy.exc import SQLAlchemyError
 
     if database.file and not database.file.exists():
         raise ArtifactError(f"{database.file} is missing; nothing to upgrade")
     try:
-        with _engine(database) as engine, engine.connect() as connection:
-            tables = inspect(connection).get_table_names()
-            noted = "alembic_version" in tables
-            rows = connection.execute(text("SELECT version_num FROM alembic_version")).all() if noted else []
-            return [row[0] for row in rows], len(tables)
-    except SQLAlchemyError as e:
-        said = without_password(str(e.__cause__ or e).splitlines()[0])
+        return asyncio.run(_read(database.url)) if database.file is None else _read_file(database.file)
+    except (SQLAlchemyError, sqlite3.Error, OSError, ModuleNotFoundError) as e:
+        said = without_password((str(e.__cause__ or e).splitlines() or [type(e).__name__])[0])
         raise ArtifactError(
-            f"{database.owner}'s database {database.shown} cannot be read: {said}; start its server, "
-            "or put a backup back"
+            f"{database.owner}'s database {database.shown} cannot be read: {said}; "
+            "start its server, or put a backup back"
         ) from e
 
 
-@contextlib.contextmanager
-def _engine(database: Database) -> Iterator[Any]:
-    from sqlalchemy import create_engine, make_url
+def _read_file(path: Path) -> tuple[list[str], int]:
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        rows = db.execute("SELECT version_num FROM alembic_version").fetchall() if "alembic_version" in tables else []
+        return [row[0] for row in rows], len(tables)
 
-    url = make_url(database.url)
-    plain = url.set(drivername=url.drivername.partition("+")[0]) if database.file else _synchronous(url)
-    engine = create_engine(plain)
+
+async def _read(url: str) -> tuple[list[str], int]:
+    """Of PostgreSQL, by the driver that is installed here, whichever the URL names."""
+    from sqlalchemy import inspect, make_url, text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
     try:
-        yield engine
+        async with engine.connect() as connection:
+            tables = await connection.run_sync(lambda c: inspect(c).get_table_names())
+            noted = "alembic_version" in tables
+            rows = (await connection.execute(text("SELECT version_num FROM alembic_version"))).all() if noted else []
+            return [row[0] for row in rows], len(tables)
     finally:
-        engine.dispose()
-
-
-def _synchronous(url: Any) -> Any:
-    """Prefect's own driver is asynchronous; psycopg2, which MLflow uses, is not."""
-    return url.set(drivername="postgresql") if url.drivername == "postgresql+asyncpg" else url
+        await engine.dispose()
 
 
 def upgrade(database: Database) -> Path | None:
@@ -215,7 +216,9 @@ def _migrate(database: Database) -> None:
         timeout=UPGRADE_TIMEOUT_S,
     )
     if done.returncode:
-        raise ArtifactError((done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1])
+        said = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()
+        named = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        raise ArtifactError((named or said)[-1])
 
 
 def migrate_mlflow() -> None:

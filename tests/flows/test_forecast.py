@@ -8,7 +8,7 @@ from collections import namedtuple
 import pytest
 
 from flows.compose import compose
-from flows.forecast import GUESS, KIND, LAST, LAW, STATE, forecast
+from flows.forecast import GUESS, KIND, LAST, LAW, PAPERS, STATE, forecast
 from flows.graph import build
 from stepvideo.emulator.networks import dit_network
 from stepvideo.models.config import DiTConfig
@@ -65,7 +65,8 @@ def test_without_former_ones_networks_are_counted(tmp_path) -> None:
 
     parameters = dit_network(load(DiTConfig, dit)).parameters
     for name in ("t2i", "dpo", "turbo", "average"):  # all have the network that T2I has
-        assert found[name].basis == LAW and found[name].bytes == pytest.approx(4 * parameters)
+        assert found[name].basis == LAW and found[name].bytes == pytest.approx(4 * parameters + PAPERS)
         assert found[name].work == 2 * STATE * parameters
     assert found["world"].basis == LAW and found["text"].basis == GUESS and not (tmp_path / "none").exists()
+    assert "disk: at least" in forecast(cfg, nodes).line()
     assert KIND not in {n.basis for n in found.values()}

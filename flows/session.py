@@ -168,14 +168,14 @@ def session(
     store = Store(cfg["store"])
     store.check_writable()
     debug = cfg["cluster"]["launcher"] == "debug"
-    copied = snapshot(store.root) if cfg["cluster"]["snapshot"] and not debug else None
     about = {
         "config": cfg,
         "overrides": overrides,
         "until": until,
         "nodes": [{"name": n.name, "kind": n.kind, "inputs": n.inputs} for n in nodes],
     }
-    with recorded(store, **about) as record:
+    with recorded(store, **about) as record:  # before the code is copied, or gc may take the copy
+        copied = snapshot(store.root) if cfg["cluster"]["snapshot"] and not debug else None
         lineage = {**data_version.lineage(ROOT), "run": record.data["id"], "command": command(overrides, until)}
         cluster = cfg["cluster"]
         jobs = launcher(cluster["launcher"], copied, cluster["grace_s"], cluster["slurm"])

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.promote_evaluate import evaluate_like, evaluation_of
-from flows.promote_evidence import FILE, Evidence, judge, known, read
+from flows.promote_evidence import FILE, PAGE, Evidence, judge, known, read
 from stepvideo.artifact import Artifact, Store
 from stepvideo.errors import ArtifactError, StepVideoError
 from tasks import promotion
@@ -162,7 +162,7 @@ def _gathered(
     for path in given:
         if not path.exists():
             raise ArtifactError(f"--evidence {path} is missing")
-        if path.is_dir() or path.name == FILE:
+        if path.is_dir() or (path.name in (FILE, PAGE) and (path.parent / FILE).exists()):
             found = read(path)
         else:
             files.append(path)
@@ -202,7 +202,9 @@ def rollback(
         ArtifactError: its files are gone. StepVideoError: the registry cannot be reached.
     """
     with promotion.alone(store):
-        promotion.finish_begun(store, registry)
+        finished, last = promotion.finish_begun(store, registry), promotion.history(store)[-1:]
+        if finished and last[0]["kind"] == promotion.ROLLBACK and to in (None, last[0]["version"]):
+            return last[0]  # this very command, killed before: not one step further back
         current = registry.at(CHAMPION)
         if current is None:
             raise Refused(f"{registry.model} has no champion at {registry.where}; nothing to roll back")

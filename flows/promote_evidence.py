@@ -75,7 +75,7 @@ def judge(
     named = {side: {"model": m.digest, "evaluation": e.digest} for side, (_, m, e) in sides.items()}
     name = digest({"schema": SCHEMA, **named, "rules": asdict(rules)})[:16]
     folder = store.root / FOLDER / name
-    if (folder / FILE).exists():
+    if (folder / FILE).exists() and (folder / PAGE).exists():
         return Evidence(folder, storage.read_json(folder / FILE))
     runs = collect(ReportConfig(), {f"evaluate.{side}": e.out for side, (_, _, e) in sides.items()}).runs
     decision = decide(runs["champion"].rows, runs["challenger"].rows, rules)

@@ -10,17 +10,26 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 
+from flows import parameters as p
 from flows import screen
 from flows.cascade import cascade
+from flows.missed import drop_missed
 from flows.retrain_triggers import send
 from flows.retrain_work import Asked, Rows
 from flows.retrain_work import retrain as work
 
 
-@flow(name="retrain", retries=0)
+def _name() -> str:
+    given = flow_run.parameters
+    why = f"schedule {given['cron']}" if given["cron"] else "by event" if given["triggered"] else "asked for"
+    return f"{p.in_words(given['overrides'])}, {why}"[: p.NAME_LENGTH]
+
+
+@flow(name="retrain", flow_run_name=_name, retries=0, on_running=[drop_missed])
 def retrain(
-    overrides: list[str] | None = None,
+    overrides: p.Overrides = None,
     rules: list[str] | None = None,
     cron: str = "",
     timezone: str = "UTC",

@@ -92,7 +92,9 @@ def begin(
     approval: Mapping[str, Any] | None = None,
     **why: Any,
 ) -> Record:
-    """Write down what is to be done, with copies of the evidence; nothing has changed in the registry after it.
+    """Write down what is to be done, with copies of the evidence, for `finish`; the registry stays as it is.
+
+    To be called inside `alone`.
 
     Args:
         approval: by, when, note. What was seen, the digests of the evidence, is added.
@@ -104,6 +106,8 @@ def begin(
     root = store.root / FOLDER
     numbers = [int(p.parent.name) for p in root.glob(f"[0-9]*/{RECORD}")]
     name = f"{max(numbers, default=0) + 1:04d}"
+    for left in root.glob(".[0-9]*"):  # of killed processes; who calls this holds the lock
+        shutil.rmtree(left, ignore_errors=True)
     draft = root / f".{name}.{uuid.uuid4().hex[:8]}"
     current = registry.aliases().get(alias)
     try:
@@ -201,10 +205,11 @@ def _tell(store: Store, registry: Registry, record: Record, version: Version) ->
     if record["approval"]:
         tags["approved_by"] = record["approval"]["by"]
     registry.tag(version.number, tags)
-    if record["kind"] == ROLLBACK and record["from"] is not None:
+    there = {v.number for v in registry.versions()}  # a former champion may have been deleted
+    if record["kind"] == ROLLBACK and record["from"] in there:
         registry.tag(record["from"], {"rolled_back": f"{record['id']}: {record.get('reason', '')}"})
     if record["alias"] == CHAMPION:
-        if record["previous"] is not None:
+        if record["previous"] in there:
             registry.set_alias(PREVIOUS, record["previous"])
         elif PREVIOUS in registry.aliases():
             registry.drop_alias(PREVIOUS)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stepvideo.artifact import Store, is_running, read_versioned
+from stepvideo.artifact import NewerStore, Store, is_running, read_versioned
 from stepvideo.errors import ArtifactError
 from tasks.keeping_named import Ref, named, own_papers, registered, studies
 from tasks.ledger import Ledger
@@ -66,11 +66,14 @@ class Inputs:
         if ref not in self._known:
             directory = self._store.dir(*ref)
             for name in ("manifest.json", "spec.json"):
-                with contextlib.suppress(FileNotFoundError, ArtifactError):
-                    if (directory / name).exists():
-                        inputs = read_versioned(directory / name)["inputs"]
-                        self._known[ref] = [(i["stage"], i["key"]) for i in inputs.values()]
-                        break
+                try:
+                    inputs = read_versioned(directory / name)["inputs"]
+                except NewerStore:
+                    raise
+                except ArtifactError:  # absent, or its job was killed at its first word
+                    continue
+                self._known[ref] = [(i["stage"], i["key"]) for i in inputs.values()]
+                break
             else:
                 return []
         return self._known[ref]

@@ -5,7 +5,6 @@ What people switched in the UI stays: a schedule that is there keeps its state, 
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +12,8 @@ from typing import Any
 from uuid import UUID
 
 from flows.compose import ROOT, near
-from flows.deployments_file import Deployment, Schedule, Wanted, read
+from flows.deployments_check import Ready, ready
+from flows.deployments_file import Schedule, Wanted, read
 from stepvideo.errors import ConfigError, StepVideoError
 
 
@@ -32,6 +32,9 @@ def apply(wanted: Wanted, pool: str = "", pool_type: str = "", on: Sequence[str]
     from prefect import get_client
 
     needs_server()
+    known = {r.name: r for r in map(ready, wanted.deployments)}
+    if unknown := [name for name in on if name not in known]:
+        raise ConfigError(f"there is no deployment {unknown[0]}{near(unknown[0], known)}")
     try:
         with get_client(sync_client=True) as client:
             types = {pool: pool_type or wanted.pools.get(pool, "process")} if pool else wanted.pools
@@ -41,10 +44,7 @@ def apply(wanted: Wanted, pool: str = "", pool_type: str = "", on: Sequence[str]
                 from flows.slots import limit_of
 
                 client.upsert_global_concurrency_limit_by_name(limit_of(partition), slots)
-            full = {f"{flow_of(d.entrypoint).name}/{d.name}": d for d in wanted.deployments}
-            if unknown := [name for name in on if name not in full]:
-                raise ConfigError(f"there is no deployment {unknown[0]}{near(unknown[0], full)}")
-            return [_deploy(client, d, pool or d.work_pool.name, name in on) for name, d in full.items()]
+            return [_deploy(client, r, pool or r.asked.work_pool.name, r.name in on) for r in known.values()]
     except httpx.HTTPStatusError as e:
         raise StepVideoError(f"the Prefect server at {_server()} refuses: {e.response.text.strip()[:500]}") from e
     except httpx.HTTPError as e:
@@ -61,43 +61,6 @@ def needs_server() -> None:
 def _server() -> str:
     """Without a user and password that may be in it."""
     return os.environ["PREFECT_API_URL"].rpartition("@")[2]
-
-
-def flow_of(entrypoint: str) -> Any:
-    """The flow that an entrypoint names. Raises ConfigError."""
-    from prefect import Flow
-
-    file, _, function = entrypoint.partition(":")
-    try:
-        found = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
-    except (ImportError, AttributeError) as e:
-        raise ConfigError(f"entrypoint {entrypoint}: {e}") from e
-    if not isinstance(found, Flow):
-        raise ConfigError(f"entrypoint {entrypoint}: {function} is no Prefect flow")
-    return found
-
-
-def check_parameters(flow: Any, parameters: dict[str, Any], where: str) -> dict[str, Any]:
-    """The flow's JSON Schema, after parameters were held against it; those that a run must give may be absent.
-
-    Raises:
-        ConfigError: an unknown parameter, or a value that the flow does not take.
-    """
-    import jsonschema
-    from prefect.utilities.callables import parameter_schema
-
-    schema = parameter_schema(flow).model_dump_for_openapi()
-    for name in parameters:
-        if name not in schema["properties"]:
-            raise ConfigError(
-                f"{where}: {flow.name} has no parameter {name!r}; it has {', '.join(schema['properties'])}"
-            )
-    try:
-        jsonschema.validate(parameters, {k: v for k, v in schema.items() if k != "required"})
-    except jsonschema.ValidationError as e:
-        said = f"{e.instance!r} is no setting; write key=value" if e.validator == "pattern" else e.message
-        raise ConfigError(f"{where}: parameter {'.'.join(map(str, e.absolute_path))}: {said}") from e
-    return {**schema, "additionalProperties": False}
 
 
 def _pool(client: Any, name: str, kind: str) -> None:
@@ -118,27 +81,23 @@ def _pool(client: Any, name: str, kind: str) -> None:
             ) from None
 
 
-def _deploy(client: Any, d: Deployment, pool: str, on: bool) -> dict[str, Any]:
+def _deploy(client: Any, r: Ready, pool: str, on: bool) -> dict[str, Any]:
     from prefect.client.schemas.objects import ConcurrencyOptions
     from prefect.exceptions import ObjectNotFound
 
-    flow = flow_of(d.entrypoint)
-    full = f"{flow.name}/{d.name}"
-    schema = check_parameters(flow, d.parameters, f"deployment {full}")
-    for s in d.schedules:
-        check_parameters(flow, s.parameters, f"deployment {full}, schedule {s.slug}")
+    d = r.asked
     try:
-        before = {s.slug: s.active for s in client.read_deployment_by_name(full).schedules}
+        before = {s.slug: s.active for s in client.read_deployment_by_name(r.name).schedules}
     except ObjectNotFound:
         before = {}
     schedules = [_schedule(s, on or before.get(s.slug, s.active)) for s in d.schedules]
     made: UUID = client.create_deployment(
-        client.create_flow(flow),
+        client.create_flow(r.flow),
         d.name,
-        description=d.description or (flow.description or ""),
+        description=d.description or (r.flow.description or ""),
         tags=d.tags,
         parameters=d.parameters,
-        parameter_openapi_schema=schema,
+        parameter_openapi_schema=r.schema,
         enforce_parameter_schema=True,
         entrypoint=d.entrypoint,
         path=str(ROOT),
@@ -150,9 +109,9 @@ def _deploy(client: Any, d: Deployment, pool: str, on: bool) -> dict[str, Any]:
         ),
         schedules=schedules,
     )
-    triggers = _triggers(client, d, full, made, on)
+    triggers = _triggers(client, r, made, on)
     rows = [{**asdict(s), "active": c.active} for s, c in zip(d.schedules, schedules, strict=True)]
-    return {"deployment": full, "id": str(made), "pool": pool, "schedules": rows, "triggers": triggers}
+    return {"deployment": r.name, "id": str(made), "pool": pool, "schedules": rows, "triggers": triggers}
 
 
 def _schedule(s: Schedule, active: bool) -> Any:
@@ -163,29 +122,30 @@ def _schedule(s: Schedule, active: bool) -> Any:
     return DeploymentScheduleCreate(schedule=when, active=active, slug=s.slug, parameters=s.parameters)
 
 
-def _triggers(client: Any, d: Deployment, full: str, deployment: UUID, on: bool) -> dict[str, bool]:
+def _triggers(client: Any, r: Ready, deployment: UUID, on: bool) -> dict[str, bool]:
     """Automations that run the deployment at an event: the server keeps them as the deployment's own.
 
     Returns:
         {name: whether it is switched on}.
     """
-    from prefect.events import DeploymentTriggerTypes
-    from pydantic import TypeAdapter, ValidationError
+    from prefect.automations import AutomationCore
 
-    owner, made = f"prefect.deployment.{deployment}", []
-    before = {a.name: a.enabled for a in client.read_resource_related_automations(owner)}
-    for i, given in enumerate(d.triggers, start=1):
-        try:
-            each = TypeAdapter(DeploymentTriggerTypes).validate_python({"name": f"{full}, trigger {i}", **given})
-        except (ValidationError, TypeError) as e:
-            raise ConfigError(f"deployment {full}, trigger {i}: {e}") from e
+    owner = f"prefect.deployment.{deployment}"
+    there = {a.name: a for a in client.read_resource_related_automations(owner) if a.owner_resource == owner}
+    made = {}
+    for each in r.triggers:
         each.set_deployment_id(deployment)
-        each.enabled = on or before.get(each.name, each.enabled)
-        made.append(each.as_automation())
-    client.delete_resource_owned_automations(owner)
-    for automation in made:
-        client.create_automation(automation)
-    return {automation.name: automation.enabled for automation in made}
+        automation = each.as_automation()
+        if old := there.pop(automation.name, None):
+            automation.enabled = on or old.enabled
+            client.update_automation(old.id, AutomationCore(**automation.model_dump(exclude={"owner_resource"})))
+        else:
+            automation.enabled = on or automation.enabled
+            client.create_automation(automation)
+        made[automation.name] = automation.enabled
+    for old in there.values():
+        client.delete_automation(old.id)
+    return made
 
 
 def deploy_command(file: str | None, pool: str, pool_type: str, on: Sequence[str], as_json: bool) -> int:

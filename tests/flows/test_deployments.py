@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from flows import notify, parameters
-from flows.deployments import check_parameters, flow_of
+from flows.deployments_check import check_parameters, flow_of, ready
 from flows.deployments_file import FILE, read
 from flows.progress import Progress
 from stepvideo import cli
@@ -45,7 +45,9 @@ def test_what_the_repository_asks_for_is_sound_and_nothing_runs_by_itself() -> N
     flows = {d.name: flow_of(d.entrypoint) for d in wanted.deployments}
     assert {f.name for f in flows.values()} >= {"cascade", "curate", "align", "search_parallelism"}
     for d in wanted.deployments:
-        schema = check_parameters(flows[d.name], d.parameters, d.name)
+        made = ready(d)
+        schema = made.schema
+        assert not any(t.enabled for t in made.triggers)
         assert all(p.get("description") for p in schema["properties"].values()), d.name  # help in the UI
         assert not any(s.active for s in d.schedules)
     by_clock = [d for d in wanted.deployments if d.schedules]
@@ -78,6 +80,11 @@ def test_other_mistakes_in_the_file_are_named(tmp_path: Path) -> None:
     assert "'fialed' is none; did you mean failed" in refused(tmp_path, lambda g: g.update(notifications=["fialed"]))
     assert "partitions.h800 is 0" in refused(tmp_path, lambda g: g.update(partitions={"h800": 0}))
     assert "called 'nightly'" in refused(tmp_path, lambda g: smoke(g).update(schedules=smoke(g)["schedules"] * 2))
+    for wrong, said in (({"expct": ["a"]}, "unknown key expct; did you mean expect"), ({"posture": "x"}, "posture")):
+        trigger = {"type": "event", **wrong}
+        changed = read(file(tmp_path, lambda g, t=trigger: smoke(g).update(triggers=[t])))
+        with pytest.raises(ConfigError, match=f"(?s)cascade/smoke, trigger 1.*{said}"):
+            [ready(d) for d in changed.deployments]
     (tmp_path / "prefect.yaml").write_text("deployments: [")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         read(tmp_path / "prefect.yaml")

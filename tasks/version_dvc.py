@@ -7,9 +7,11 @@ what a remote had, and so neither mend one that lost an object nor say why it re
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,11 +81,23 @@ class Depot:
         """Make the objects of the folder `desk/name` in the cache; the text of its .dvc file."""
         from dvc.exceptions import DvcException
 
+        self._unblock()
         try:
             self.repo.add([str(desk / name)], relink=False)
         except (DvcException, OSError) as e:
             raise ArtifactError(f"DVC cannot take {desk / name}: {e}; free space, or see .dvc/config") from e
         return (desk / f"{name}.dvc").read_text(encoding="utf-8")
+
+    def _unblock(self) -> None:
+        """DVC refuses to work beside half a list of locks, which kill -9 may leave: it does not write it in one go."""
+        path = self.root / ".dvc" / "tmp" / "rwlock"
+        for _ in range(10):  # a live process ends its writing at once
+            try:
+                if not path.exists() or isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+                    return
+            except ValueError:
+                time.sleep(0.1)
+        path.unlink(missing_ok=True)
 
     def files(self, md5: str) -> dict[str, str]:
         """{path in the version: md5} of a folder's object, which is brought to the cache if it is not there.
@@ -91,8 +105,6 @@ class Depot:
         Raises:
             ArtifactError: the remote has it neither, or it is damaged.
         """
-        import json
-
         from dvc_data.hashfile.tree import Tree
 
         self.fetch([md5])

@@ -103,6 +103,7 @@ def test_an_interrupted_publication_leaves_the_old_versions_whole(checkout, cura
     left = checkout / "versions" / versions.DESK
     left.mkdir()  # as kill -9 leaves it
     (left / "v2.dvc").write_text("half")
+    (checkout / ".dvc" / "tmp" / "rwlock").write_text('{"wri')
     monkeypatch.setattr(Depot, "send", real)
     record(curated, "v2", checkout)
     assert contents(bring_back("v2", checkout, Store(tmp_path / "there"))) == contents(curated)

@@ -73,9 +73,9 @@ class Forecast:
             return "disk: nothing is to be made"
         bases = {b: sum(n.basis == b for n in self.needs) for b in (LAST, KIND, LAW, GUESS)}
         said = ", ".join(f"{n} from {b}" for b, n in bases.items() if n)
-        return (
-            f"disk: about {in_bytes(self.bytes)} for {len(self.needs)} stages ({said}); {in_bytes(self.free)} are free"
-        )
+        about = "at least" if bases[GUESS] else "about"
+        there = f"{in_bytes(self.free)} are free"
+        return f"disk: {about} {in_bytes(self.bytes)} for {len(self.needs)} stages ({said}); {there}"
 
 
 def expected(nodes: list[Node], store: Store) -> Iterator[tuple[Node, str, Artifact | None]]:

@@ -72,7 +72,7 @@ LIBRARY = {
         "telemetry.recorder telemetry.views telemetry.config mind.settings mind.score",
     ),
 }
-LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^()\s]+)\)")
+LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^()\s]+)\)")
 LIST = re.compile(r"\s*([-*]|\d+\.) ")
 
 

@@ -36,13 +36,32 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(out: Path, library: bool) -> Path:
     from mkdocs.commands.build import build as mkdocs_build
     from mkdocs.config import load_config
+    from mkdocs.exceptions import Abort
 
     less: dict[str, Any] = {} if library else {"plugins": []}  # neither the library's pages nor the index of words
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(out), **less)
     if not library:
         config.validation.anchors = logging.INFO  # those of the library's pages are not there
-    mkdocs_build(config)
+    said = Warnings()
+    logging.getLogger("mkdocs").addHandler(said)
+    try:
+        mkdocs_build(config)
+    except Abort:
+        pytest.fail("\n".join(said.lines))
+    finally:
+        logging.getLogger("mkdocs").removeHandler(said)
     return out
+
+
+class Warnings(logging.Handler):
+    """What mkdocs found wrong, for the failure's message."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
 
 
 def test_the_site_builds(site: Path) -> None:
@@ -87,6 +106,7 @@ def link(text: str, source: str = "docs/x.md", uri: str = "x.md") -> str:
 
 def test_links_of_the_repository(caplog: pytest.LogCaptureFixture) -> None:
     assert link("[log](docs/log.md#a)", "README.md", "index.md") == "[log](log.md#a)"
+    assert link("![p](docs/pictures/vae.png)", "README.md", "index.md") == "![p](pictures/vae.png)"
     assert link("[its code](../stepvideo/data/feed.py)") == "its code (`stepvideo/data/feed.py`)"
     assert link("[x](https://a.b/c)") == "[x](https://a.b/c)" and not caplog.records
     link("[gone](../stepvideo/gone.py)")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_data import model
 from made_runs import MadeRuns
-from test_lineage_of_videos import model
 
 from stepvideo import cli, storage
 

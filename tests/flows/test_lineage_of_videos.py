@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from made_data import model
 from made_runs import MadeRuns
 
 from flows.lineage_clips import NOT_RECORDED, clips_behind
 from stepvideo import cli, storage
-from stepvideo.artifact import Artifact
 from stepvideo.inference.outputs import write_output
 
 RUN = "20261101-120000-aaaaaa"
 FRAMES = np.random.default_rng(0).integers(0, 255, (17, 32, 32, 3)).astype(np.uint8)
-
-
-def parquet(**columns: Any) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pa.table(columns), out)
-    return out.getvalue()
-
-
-def catalog(made: MadeRuns, clips: int, files: int) -> tuple[Artifact, list[str]]:
-    """A curated catalog of `clips` clips, cut in turn from `files` raw files of which two have a licence."""
-    sidecars = "".join(json.dumps({"file": f"f{i}.mp4", "licence": "CC-BY-4.0", "shots": []}) + "\n" for i in (0, 1))
-    raw = made.artifact("raw", "raw", {"content": "x"}, {}, {"files/sidecars.jsonl": sidecars}, data_md5="x")
-    ids = [f"{i:032x}" for i in range(clips)]
-    of = [i % files for i in range(clips)]
-    rows = {"clip_id": ids, "source_role": ["raw"] * clips, "source_file": [f"f{n}.mp4" for n in of]}
-    rows |= {"source_sha256": [f"{n:064x}" for n in of], "frames": [50] * clips, "fps": [25.0] * clips}
-    known = {"role": ["raw"] * files, "file": [f"f{n}.mp4" for n in range(files)], "size": list(range(files))}
-    tables = {"catalog.parquet": parquet(**rows), "files.parquet": parquet(**known)}
-    return made.artifact("curate", "curate", {}, {"raw": raw}, tables), ids
-
-
-def model(made: MadeRuns, clips: int = 12, files: int = 4) -> Artifact:
-    """text-to-image on every third clip, then fine-tuning on the first three: six different ones of twelve."""
-    curate, ids = catalog(made, clips, files)
-    tables = {"images.parquet": parquet(clip_id=ids[::3]), "sft_1.parquet": parquet(clip_id=ids[:3])}
-    subsets = made.artifact("subsets", "subsets", {}, {"curate": curate}, tables)
-    stills = {"subset": "s1", "media": "images", "images": ""}
-    first = made.artifact("t2i", "train", stills, {"subsets": subsets}, {"transformer/a": "1"})
-    videos = {"subset": "sft_1", "media": "videos", "images": ""}
-    return made.artifact("sft.1", "train", videos, {"init": first, "subsets": subsets}, {"transformer/w": "weights"})
 
 
 @pytest.fixture

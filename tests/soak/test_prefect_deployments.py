@@ -60,6 +60,13 @@ def deployment(stack: PrefectStack, name: str) -> dict[str, Any]:
     return stack.api(f"deployments/name/{name}")
 
 
+def screenshots(stack: PrefectStack) -> Path:
+    """Where pictures of pages are kept."""
+    folder = Path(os.environ.get("STEPVIDEO_SCREENSHOTS", stack.folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def state(stack: PrefectStack, run: str) -> str:
     return stack.api(f"flow_runs/{run}")["state"]["name"]
 
@@ -125,14 +132,15 @@ def test_a_schedule_starts_a_run_that_is_named_and_shown(
         return next((r for r in stack.runs(**own) if r["state"]["name"] not in ("Scheduled", "Late", "Pending")), None)
 
     run = wait_for(started)
-    assert run["auto_scheduled"] and run["name"].startswith("bare fit.step_s=0.2 fit.steps=50")
+    assert run["auto_scheduled"]
+    named = "bare fit.step_s=0.2 fit.steps=50"  # a moment after it has begun
+    run = wait_for(lambda: next((r for r in stack.runs(**own) if r["id"] == run["id"] and r["name"] == named), None))
     with browser(1400, 1000) as page:
         page.server = stack.url
         page.call("Page.navigate", url=f"{stack.url}/runs/flow-run/{run['id']}")
         page.until(f"document.body.innerText.includes({run['name'][:40]!r})", 1200)
         wait_for(lambda: "progress-fit" in stack.artifacts(run["id"]))
-        folder = Path(os.environ.get("STEPVIDEO_SCREENSHOTS", stack.folder))
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = screenshots(stack)
         page.picture(folder / "prefect-run.png")
         wait_for(lambda: state(stack, run["id"]) == "Completed")
         found = stack.artifacts(run["id"])
@@ -178,13 +186,19 @@ def test_after_an_outage_a_schedule_is_caught_up_once(stack: PrefectStack, toy: 
 TOLD = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
 from prefect import flow
 from flows.approval import ask
-from flows.board import Board
+from flows.board import Board, _show_samples
+from stepvideo.data.video_io import write_video
 from tasks.gates import Finding, GateReport
 
 @flow(name="told", flow_run_name="a stopped run")
 def told():
+    made = Path(sys.argv[1]) / "made"
+    write_video(made / "samples" / "a.mp4", np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8), 8)
+    _show_samples("sft.1", SimpleNamespace(out=made))
     bad = Finding("clips", "frames", "critical", "3 of 9 rows", ["c1"])
     Board().gate_failed(GateReport(False, [bad], [], Path("index.html"), 9))
     return ask("Is 7 to be the champion?", "page.html", 600, store=Path(sys.argv[1]), key="v7")
@@ -193,7 +207,7 @@ assert told().by == "Li"
 """
 
 
-def test_who_is_to_know_is_told(stack: PrefectStack, receiver: Receiver) -> None:
+def test_who_is_to_know_is_told_and_samples_are_seen(stack: PrefectStack, receiver: Receiver, browser: type) -> None:
     """A run that fails, one that a gate stops, one that waits for a person; without a worker, as `stepvideo run`."""
     args = Mini(stack.folder / "told").args("tracking=local", "tracking.mlflow=false", "runtime.max_attempts=1")
     assert stack.stepvideo("run", *args, "stages.fit.fail_at=3")[0] == 1
@@ -208,5 +222,12 @@ def test_who_is_to_know_is_told(stack: PrefectStack, receiver: Receiver) -> None
     assert "clips] frames: 3 of 9 rows" in str(said["gate"]["payload"]["failed"])
     assert said["approval"]["text"] == "a run waits for a person: Is 7 to be the champion?"
     assert said["approval"]["payload"]["command"] == f"stepvideo approve v7 --store {store}"
+    samples = stack.artifacts(said["approval"]["payload"]["flow_run"])["samples-sft-1"]
+    with browser(1400, 1000) as page:
+        page.server = stack.url
+        page.call("Page.navigate", url=f"{stack.url}/artifacts/artifact/{samples['id']}")
+        moving = "[...document.images].some(i => i.src.startsWith('data:image/gif') && i.naturalWidth > 100)"
+        page.until(moving, 1200)
+        page.picture(screenshots(stack) / "prefect-samples.png")
     assert stack.stepvideo("approve", "v7", "--store", str(store), "--by", "Li")[0] == 0
     assert asking.wait(1200) == 0

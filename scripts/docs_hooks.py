@@ -76,27 +76,12 @@ LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^()\s]+)\)")
 LIST = re.compile(r"\s*([-*]|\d+\.) ")
 
 
-# Pages that others are still writing: absent ones are left out of the navigation.
-PENDING = {"team.md", "prefect.md", "retraining.md", "data-versions.md", "comparing.md", "housekeeping.md"}
-
-
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill in the list of decisions, and leave out what is not there yet."""
+    """Fill in the list of decisions."""
     numbered = sorted(p.name for p in (ROOT / "docs/decisions").glob("[0-9]*.md"))
     decisions = ["decisions/index.md", *(f"decisions/{name}" for name in numbered)]
-    config.nav = [*_present(config.nav or []), {"Decisions": decisions}]
+    config.nav = [*(config.nav or []), {"Decisions": decisions}]
     return config
-
-
-def _present(items: list[Any]) -> list[Any]:
-    kept = []
-    for item in items:
-        title, value = next(iter(item.items())) if isinstance(item, dict) else ("", item)
-        if isinstance(value, list):
-            kept.append({title: _present(value)})
-        elif value not in PENDING or (ROOT / "docs" / value).exists():
-            kept.append(item)
-    return kept
 
 
 def decisions_page() -> str:
@@ -160,6 +145,6 @@ def _link(found: re.Match[str], source: str, uri: str, files: Files) -> str:
     if page and files.get_file_from_path(page):
         relative = os.path.relpath(page, os.path.dirname(uri) or ".")
         return f"[{text}]({relative}{'#' + anchor if anchor else ''})"
-    if not (ROOT / named).exists() and page not in PENDING:
+    if not (ROOT / named).exists():
         log.warning("%s links to %s, which is not in the repository", source, target)
     return text if text.strip("`") in (named, Path(named).name) and "`" in text else f"{text} (`{named}`)"

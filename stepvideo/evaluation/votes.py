@@ -18,6 +18,7 @@ from typing import Any
 
 from stepvideo import storage
 from stepvideo.errors import ArtifactError
+from stepvideo.evaluation.csv_cells import plain, safe_row
 
 SCALES = ("instruction_following", "motion_smoothness", "physical_plausibility", "aesthetic_appeal")
 """Metric-2 of the report (§9.1), each from 1 to 5."""
@@ -183,7 +184,7 @@ def write_votes(path: Path, rows: Iterable[Vote]) -> None:
         out = io.StringIO(newline="")
         writer = csv.DictWriter(out, COLUMNS)  # with the line ends of RFC 4180
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(map(safe_row, found))
         text = out.getvalue()
     else:
         raise ArtifactError(f"{path}: a votes table ends in .csv or .jsonl")
@@ -210,7 +211,7 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if extra or short:
                 what = f"has more cells than the header, from {extra[0]!r} on" if extra else f"ends before {short[0]!r}"
                 raise ArtifactError(f"{path} line {reader.line_num} {what}; quote cells that contain commas")
-            yield reader.line_num, {k.strip(): v.strip() for k, v in record.items()}
+            yield reader.line_num, {k.strip(): plain(v.strip()) for k, v in record.items()}
     else:
         raise ArtifactError(f"{path}: give votes as .csv, .tsv, .jsonl or .json, not {path.suffix or 'without suffix'}")
 

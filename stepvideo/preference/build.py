@@ -74,6 +74,8 @@ class _Namer:
     def item(self, role: str, source: Source, other: Source | None = None, **more: Any) -> Item:
         self._count += 1
         name = f"i{self._count:05d}"
+        if role == "vote" and other and int(opaque(self._secret, "slot", name)[-1], 16) % 2:
+            source, other = other, source  # else what is said of a would be said of the model that was named first
         treatment = more.pop("treatment", "")
         a = self._side(name, "a", source, "" if other else treatment)
         b = self._side(name, "b", other, treatment) if other else None

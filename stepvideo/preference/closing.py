@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from sqlalchemy import Connection, insert
@@ -10,7 +11,7 @@ from stepvideo.evaluation.votes import write_votes
 from stepvideo.preference.session import Session, closed
 from stepvideo.preference.store import meta
 from stepvideo.preference.study import EXPORTS
-from stepvideo.preference.table import vote_rows
+from stepvideo.preference.table import IMPORTED, imported_files, vote_rows
 
 VOTES = "votes.csv"
 
@@ -27,6 +28,8 @@ def close(session: Session, folder: Path) -> Path | None:
 
     def freeze(connection: Connection) -> None:
         if not closed(connection):
+            imported = json.dumps(imported_files(folder), sort_keys=True)
+            connection.execute(insert(meta).values(name=IMPORTED, value=imported))
             connection.execute(insert(meta).values(name="closed", value=str(session.clock())))
 
     session.store.write(freeze)

@@ -71,6 +71,7 @@ def _create(args: argparse.Namespace) -> int:
     form = study.config.media
     print(f"{len(study.by_role['vote'])} items, {config.raters} annotators each; videos {form.width}x{form.height}, "
           f"{form.frames} frames at {form.fps:g} fps, in {args.study}")  # fmt: skip
+    print(f"exclusion rules, fixed from here on: {study.rules_sha256}")
     print(f"next: stepvideo study add-annotator {args.study} NAME; then stepvideo study serve {args.study}")
     return 0
 
@@ -108,6 +109,9 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as", dest="names", action="append", default=[], metavar="NAME",
                         help="a host name by which browsers reach it, such as that of an HTTPS proxy")  # fmt: skip
 
+    parser.add_argument("--proxy", dest="proxies", action="append", default=[], metavar="ADDRESS",
+                        help="of a proxy in front, whose X-Forwarded-For is believed; nobody else's is")  # fmt: skip
+
 
 def _serve(args: argparse.Namespace) -> int:
     import signal
@@ -124,7 +128,9 @@ def _serve(args: argparse.Namespace) -> int:
 
     host, port = listener.getsockname()[:2]
     app = create_app(session, args.study, names)
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2)
+    # Without a proxy a forged header would give everybody as many addresses as they like to try tokens from.
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2,
+                            proxy_headers=bool(args.proxies), forwarded_allow_ips=list(args.proxies))  # fmt: skip
     listener.listen()  # from here on a browser may come, and waits for the answer
     print(f"serving http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C stops)", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises what it caught once more when it is done

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stepvideo.errors import StepVideoError
 from stepvideo.preference.arguments import add_study, open_session
 from stepvideo.subcommands import Command
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 FORMATS = ("labelstudio", "csv")
 
@@ -76,6 +80,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 def _import(args: argparse.Namespace) -> int:
     from stepvideo.evaluation.votes import write_votes
     from stepvideo.preference.exchange import key, labelstudio, plain
+    from stepvideo.preference.session import closed
     from stepvideo.preference.table import IMPORTED, is_closed, vote_rows
 
     session = open_session(args)
@@ -91,7 +96,13 @@ def _import(args: argparse.Namespace) -> int:
             f"{args.answers}: {len(twice)} answers are of annotators who answered the same item in this study already, "
             f"such as {twice[0].annotator!r} item {twice[0].item}; leave them out, or give another person's name"
         )
-    write_votes(path, rows)
+
+    def keep(connection: Connection) -> None:
+        if closed(connection):  # meanwhile; who closes waits for this transaction
+            raise StepVideoError(f"{args.study} is closed and takes no more votes")
+        write_votes(path, rows)
+
+    session.store.write(keep)
     people = len({v.annotator for v in rows})
     print(f"{len(rows)} answers of {people} annotators in {path}, {sum(bool(v.skipped) for v in rows)} of them skipped")
     print(f"next: stepvideo study report {args.study} --blind")

@@ -10,7 +10,9 @@ A JSON object a line:
     by                                      majority or adjudicated
     simulated                               true if any of the votes, or who adjudicated, is
 
-Ties and undecided pairs are no preferences; they are left out and counted.
+A pair that was decided to be a tie has a row, too: `outcome` "tie", `samples` (ids of a and b) in place of winner and
+loser, votes seen from the first. Video-DPO learns from preferences alone and passes over these rows. Undecided pairs
+are left out and counted.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from stepvideo.preference.adjudicate import UNDECIDED, Decision
 from stepvideo.preference.study import Item, Side, Study
 
 PAIRS = "pairs.jsonl"
+TIE = "tie"
 
 
 def pairs(study: Study, decisions: Iterable[Decision]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows, in order of the items' names; and what was left out: ties, undecided.
+    """The rows, in order of the items' names; and how many pairs are no preference: ties, undecided.
 
     Raises:
         StepVideoError: the study compares models, whose pairs are no samples of one policy.
@@ -38,10 +41,10 @@ def pairs(study: Study, decisions: Iterable[Decision]) -> tuple[list[dict[str, A
         raise StepVideoError(f"{study.name} is of kind {study.kind}; pairs for DPO come from a study of kind prefer")
     rows, left_out = [], {"ties": 0, "undecided": 0}
     for decision in decisions:
-        if decision.outcome:
-            rows.append(_row(study, study.by_id[decision.item], decision))
-        else:
+        if not decision.outcome:
             left_out["undecided" if decision.by == UNDECIDED else "ties"] += 1
+        if decision.by != UNDECIDED:
+            rows.append(_row(study, study.by_id[decision.item], decision))
     return rows, left_out
 
 
@@ -50,15 +53,22 @@ def write_pairs(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _row(study: Study, item: Item, decision: Decision) -> dict[str, Any]:
-    assert item.b is not None and decision.outcome
-    winner, loser = (item.a, item.b) if decision.outcome > 0 else (item.b, item.a)
+    assert item.b is not None and decision.outcome is not None
+    first, second = (item.a, item.b) if decision.outcome >= 0 else (item.b, item.a)
+    if decision.outcome:
+        sides: dict[str, Any] = {
+            **{"winner": sample_id(first), "loser": sample_id(second)},
+            **{"winner_file": first.source, "loser_file": second.source},
+            **{"seed_winner": first.seed, "seed_loser": second.seed},
+        }
+    else:
+        sides = {"outcome": TIE, "samples": [sample_id(first), sample_id(second)]}
+        sides |= {"files": [first.source, second.source], "seeds": [first.seed, second.seed]}
     return {
         **{"study": study.name, "item": item.item, "prompt_id": item.prompt_id},
         **{"prompt": item.prompt.get("zh") or item.prompt.get("en", ""), "lang": _language(item)},
-        **{"winner": sample_id(winner), "loser": sample_id(loser)},
-        **{"winner_file": winner.source, "loser_file": loser.source},
-        **{"seed_winner": winner.seed, "seed_loser": loser.seed},
-        "votes": [int(v.outcome or 0) * decision.outcome for v in decision.votes],
+        **sides,
+        "votes": [int(v.outcome or 0) * (decision.outcome or 1) for v in decision.votes],
         "by": decision.by,
         "simulated": study.config.simulated or any(v.simulated for v in decision.votes),
     }

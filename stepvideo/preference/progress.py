@@ -17,8 +17,9 @@ from stepvideo.preference.table import vote_rows
 
 
 def progress(session: Session, folder: Path) -> dict[str, Any]:
-    """{kind, closed, items, raters, wanted, voted, items_done, agreement: [{question, raw, alpha, kappa}],
-    annotators: [{name, active, voted, counted, skipped, verdict, reasons, median_dwell_s, left_share, tie_share}]}.
+    """{name, kind, simulated, closed, items, raters, wanted, voted, items_done, agreement: [{question, raw, alpha,
+    kappa}], annotators: [{name, active, voted, counted, skipped, verdict, reasons, median_dwell_s, left_share,
+    tie_share}]}.
 
     Verdicts are those of the study's own rules; they are null for labels, and for who has not answered yet.
     """
@@ -33,7 +34,9 @@ def progress(session: Session, folder: Path) -> dict[str, Any]:
         judged, agreed = screened.annotators, [asdict(a) for a in agreements(screened.included)]
     items = study.by_role["vote"]
     return {
+        "name": study.name,
         "kind": study.kind,
+        "simulated": study.config.simulated,
         "closed": done,
         "items": len(items),
         "raters": study.config.raters,

@@ -169,5 +169,8 @@ def _decided(session: Session, decisions: Sequence[deciding.Decision]) -> dict[t
     for d in decisions:
         item = session.study.by_id[d.item]
         if d.outcome is not None and item.b:
-            of.setdefault((item.a.model, item.b.model), []).append((item.prompt_id, d.outcome))
+            names, outcome = (item.a.model, item.b.model), d.outcome
+            if names[::-1] in of:  # which of the two is a was drawn for every item
+                names, outcome = names[::-1], -outcome
+            of.setdefault(names, []).append((item.prompt_id, outcome))
     return {names: preference_score([o for _, o in of[names]], [p for p, _ in of[names]]) for names in of}

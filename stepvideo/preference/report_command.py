@@ -91,7 +91,10 @@ def _pairs(args: argparse.Namespace) -> int:
     rows, left_out = pairs(session.study, decisions)
     write_pairs(args.out, rows)
     said = "simulated " if any(r["simulated"] for r in rows) else ""
-    print(f"{len(rows)} {said}preferences in {args.out}; no preference: {json.dumps(left_out)}")
+    preferences = len(rows) - left_out["ties"]
+    print(f"{preferences} {said}preferences in {args.out}; no preference: {json.dumps(left_out)}")
+    if left_out["ties"]:
+        print(f"its {left_out['ties']} ties are rows of the table, too; Video-DPO passes over them")
     return 0
 
 

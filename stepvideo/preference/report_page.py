@@ -83,7 +83,7 @@ def quality_tables(said: Report) -> Iterator[Table]:
         yield Table("Left out", ["reason", "votes"], rows)
     fixed = "fixed when the study was made" if said.fixed_before else "chosen after the study was made"
     rows = [[name.replace("_", " "), f"{value:g}"] for name, value in asdict(said.rules).items()]
-    yield Table("Exclusion rules", ["", "value"], rows, f"Digest {digest(said.rules)[:12]}, {fixed}.")
+    yield Table("Exclusion rules", ["", "value"], rows, f"Digest {digest(said.rules)}, {fixed}.")
 
 
 def _results(said: Report) -> str:

@@ -19,6 +19,7 @@ from stepvideo.inference.serve.access import API, HEADERS
 from stepvideo.inference.serve.answers import guarded
 from stepvideo.inference.serve.errors import Refused
 from stepvideo.preference.access import Doorman, Names
+from stepvideo.preference.closing import close
 from stepvideo.preference.progress import progress
 from stepvideo.preference.session import Session
 from stepvideo.preference.study import LANGUAGES, MEDIA
@@ -66,6 +67,12 @@ class Skip(BaseModel, extra="forbid", strict=True):
     reason: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
+class Closing(BaseModel, extra="forbid", strict=True):
+    """The study's name, typed by who closes it."""
+
+    confirm: Annotated[str, Field(max_length=200)]
+
+
 class Nothing(BaseModel, extra="forbid"):
     """A body without fields."""
 
@@ -79,7 +86,8 @@ def create_app(session: Session, folder: Path, names: Names) -> FastAPI:
     @app.get("/api/study")
     def describe(_: Me) -> dict[str, Any]:
         about = {"kind": study.kind, "total": len(study.by_role["vote"]), "practice": len(study.by_role["practice"])}
-        return about | {"languages": LANGUAGES, "simulated": study.config.simulated} | dict(study.texts)
+        return about | {"languages": LANGUAGES, "simulated": study.config.simulated,
+                        "rules": study.rules_sha256} | dict(study.texts)  # fmt: skip
 
     @app.post("/api/next")
     def take(me: Me, _: Nothing | None = None) -> dict[str, Any]:
@@ -111,6 +119,13 @@ def create_app(session: Session, folder: Path, names: Names) -> FastAPI:
     @app.get("/api/admin/progress")
     def admin(_: Admin) -> dict[str, Any]:
         return progress(session, folder)
+
+    @app.post("/api/admin/close")
+    def end(_: Admin, asked: Closing) -> dict[str, Any]:
+        if asked.confirm != study.name:
+            raise Refused(f"to close the study for good, confirm with its name, {study.name!r}")
+        path = close(session, folder)
+        return {"closed": True, "votes": str(path.relative_to(folder)) if path else None}
 
     @app.get("/health")
     def health() -> dict[str, str]:

@@ -11,12 +11,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
+from stepvideo.errors import StepVideoError
 from stepvideo.inference.serve.errors import Conflict, NotFound, Refused
 from stepvideo.preference.answers import checked, feedback
 from stepvideo.preference.assign import Choice, Given, choose, open_items
 from stepvideo.preference.store import Store, assignments, events, meta, people
 from stepvideo.preference.study import Study
 
+RULES = "rules"  # in the table meta: their digest
 SLACK_FRAMES = 2  # players tell their time a little before the last frame's end
 
 
@@ -37,6 +39,25 @@ class Session:
 
     def __init__(self, study: Study, store: Store, clock: Callable[[], float] = time.time) -> None:
         self.study, self.store, self.clock = study, store, clock
+        self._bind_rules()
+
+    def _bind_rules(self) -> None:
+        """The database keeps the digest of the rules from its first opening on: `study.json` alone could be rewritten
+        with other rules and their digest."""
+
+        def bound(connection: Connection) -> str | None:
+            return connection.execute(select(meta.c.value).where(meta.c.name == RULES)).scalar()
+
+        def bind(connection: Connection) -> str:
+            if (known := bound(connection)) is None:
+                connection.execute(insert(meta).values(name=RULES, value=self.study.rules_sha256))
+            return known or self.study.rules_sha256
+
+        if (first := self.store.read(bound) or self.store.write(bind)) != self.study.rules_sha256:
+            raise StepVideoError(
+                f"{self.study.name}: its votes were begun under the exclusion rules {first[:12]}, study.json has "
+                f"{self.study.rules_sha256[:12]}; put the old study.json back (other rules: study report --rules)"
+            )
 
     def next(self, me: str) -> dict[str, Any]:
         """The open assignment, or a new one, or {done: true}."""

@@ -16,7 +16,7 @@ from typing import Any
 from stepvideo import config as configs
 from stepvideo import storage
 from stepvideo.errors import ArtifactError
-from stepvideo.preference import rules
+from stepvideo.preference import private, rules
 from stepvideo.preference.config import StudyConfig
 
 FILE, DATABASE, MEDIA, EXPORTS = "study.json", "votes.db", "media", "exports"
@@ -109,8 +109,7 @@ def opaque(secret: str, *parts: object) -> str:
 def save(study: Study, folder: Path) -> None:
     """Write `study.json`, last: a folder without it is no study yet. Raises ArtifactError."""
     said = asdict(study) | {"format": FORMAT, "items": [_without_nulls(asdict(i)) for i in study.items]}
-    storage.write_json(folder / FILE, said)
-    (folder / FILE).chmod(0o600)
+    private.write_json(folder / FILE, said)
 
 
 def load(folder: Path) -> Study:

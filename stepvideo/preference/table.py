@@ -15,10 +15,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from stepvideo import storage
 from stepvideo.errors import StepVideoError
 from stepvideo.evaluation.votes import BOTH_BAD, Vote, Votes, read_votes
 from stepvideo.preference.session import Session, closed
-from stepvideo.preference.store import assignments, events
+from stepvideo.preference.store import assignments, events, meta
 from stepvideo.preference.study import Item, Study
 
 IMPORTED = "imported"
@@ -51,11 +52,31 @@ def vote_rows(session: Session, folder: Path, blind: bool = True, without: str =
         raise StepVideoError(f"{study.name} asks for labels; `stepvideo study labels` writes them")
     if not blind and not is_closed(session):
         raise StepVideoError(f"{study.name} is open and stays blind; close it first: stepvideo study close")
+    _must_be_as_closed(session, folder)
     rows = [vote(study, row, said) for row, said in _standing(session)]
     for path in sorted((folder / IMPORTED).glob("*.jsonl")):
         found = read_votes(path) if path.name != without else Votes()
         rows += [*found.answers, *found.skipped]
     return rows if blind else [unblinded(study, row) for row in rows]
+
+
+def imported_files(folder: Path) -> dict[str, str]:
+    """Files of votes that other tools brought: name → sha256."""
+    return {p.name: storage.sha256_file(p) for p in sorted((folder / IMPORTED).glob("*.jsonl"))}
+
+
+def _must_be_as_closed(session: Session, folder: Path) -> None:
+    """Raises StepVideoError: files were put into `imported/` of a closed study, changed or taken away since its end."""
+    named = select(meta.c.value).where(meta.c.name == IMPORTED)
+    said = session.store.read(lambda c: c.execute(named).scalar())
+    if said is None:
+        return  # open, or closed before this was kept
+    then, now = json.loads(said), imported_files(folder)
+    if changed := sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name)):
+        raise StepVideoError(
+            f"{folder / IMPORTED / changed[0]} is not as it was when {session.study.name} was closed; a closed study "
+            "takes no votes, so put the folder back as it was"
+        )
 
 
 def label_rows(session: Session) -> list[Labels]:

@@ -1,7 +1,7 @@
 """People's votes on pairs: the table that a closed study of kind `prefer` writes (`stepvideo study pairs`).
 
 A JSON object a line; read here: prompt, winner, loser (sample ids PROMPT-SAMPLE, as `pairs` names its videos), and what
-says where a pair is from: study, item, votes, by, simulated.
+says where a pair is from: study, item, votes, by, simulated. Rows of ties (`outcome` "tie") teach nothing here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from stepvideo import storage
 from stepvideo.errors import ArtifactError, ConfigError, StepVideoError
 
+TIE = "tie"
 KEPT = ("study", "item", "by", "simulated", "votes")
 
 
@@ -44,7 +45,7 @@ def check_digest(path: str, digest: str) -> None:
 
 
 def read_votes(path: Path, texts: Sequence[str], samples: int) -> list[tuple[int, dict[str, Any]]]:
-    """(prompt number, pair {winner, loser, votes, margin, …}) of every row, in the table's order.
+    """(prompt number, pair {winner, loser, votes, margin, …}) of every preference, in the table's order.
 
     Args:
         texts: the stage's prompts by number. samples: of each.
@@ -61,8 +62,10 @@ def read_votes(path: Path, texts: Sequence[str], samples: int) -> list[tuple[int
         where = f"{path} line {number}"
         try:
             row = json.loads(line)
+            if row.get("outcome") == TIE:  # nobody won: Eq. 8 has no winner and loser to tell apart
+                continue
             winner, loser, votes = str(row["winner"]), str(row["loser"]), [int(v) for v in row["votes"]]
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise ArtifactError(f"{where} is no row of a pairs table (winner, loser, prompt, votes): {e!r}") from e
         found.append(_pair(row, known, texts, winner, loser, votes, where))
     if not found:

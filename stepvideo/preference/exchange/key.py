@@ -15,6 +15,7 @@ import numpy as np
 from stepvideo import storage
 from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.evaluation.votes import Vote
+from stepvideo.preference import private
 from stepvideo.preference.exchange.form import Answer, Task
 from stepvideo.preference.study import EXPORTS, MEDIA, Item, Study
 from stepvideo.preference.table import of_answer, of_item
@@ -81,8 +82,7 @@ def place_media(study: Study, folder: Path, key: Iterable[Entry], out: Path) -> 
 def save_key(folder: Path, name: str, key: Sequence[Entry]) -> Path:
     """Beside the study's truth, for its owner alone."""
     path = folder / EXPORTS / f"{name}.key.json"
-    storage.write_json(path, [asdict(e) for e in key])
-    path.chmod(0o600)
+    private.write_json(path, [asdict(e) for e in key])
     return path
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stepvideo.errors import StepVideoError
+from stepvideo.evaluation.csv_cells import plain, safe_row
 from stepvideo.preference.exchange.form import Answer, Task
 
 UNHELD: Mapping[str, str] = {}  # every field of an answer is a column
@@ -62,7 +63,9 @@ def read(path: Path) -> list[Answer]:
 
 
 def _answer(path: Path, number: int, row: Mapping[str, str | None]) -> Answer:
-    said = {str(k).removeprefix(INPUT).removeprefix(OUTPUT): v for k, v in row.items() if isinstance(v, str) and v}
+    said = {
+        str(k).removeprefix(INPUT).removeprefix(OUTPUT): plain(v) for k, v in row.items() if isinstance(v, str) and v
+    }
     try:
         scores = {n.removeprefix(SCORE): int(v) for n, v in said.items() if n.startswith(SCORE)}
         dwell = float(said.get("dwell_s", 0.0))
@@ -78,5 +81,5 @@ def _csv(rows: Sequence[Mapping[str, str]], first: Sequence[str] = ()) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(safe_row, rows))
     return BOM + text.getvalue()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo.errors import StepVideoError
+from stepvideo.evaluation.csv_cells import safe_row
 from stepvideo.evaluation.votes import BOTH_BAD, Vote, records
 
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
@@ -55,7 +56,7 @@ def write(votes: Iterable[Vote], paths: Callable[[Vote], tuple[str, str]], fps: 
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows(rows.values())
+    writer.writerows(map(safe_row, rows.values()))
     return text.getvalue()
 
 

@@ -48,6 +48,9 @@ const tile = (name, done, total) => element("div", { className: "card" }, elemen
 function draw() {
   if (!said) return;
   $("state").textContent = t(said.closed ? "closed" : "open");
+  $("close").hidden = said.closed;
+  $("close-name").textContent = said.name;
+  if (said.simulated) $("state").append(` · ${t("simulated")}`);
   $("updated").textContent = t("updated", { time: at.toLocaleTimeString() });
   $("tiles").replaceChildren(tile(t("votes"), said.voted, said.wanted), tile(t("items"), said.items_done, said.items));
   $("agreement").replaceChildren(said.agreement.length
@@ -68,6 +71,20 @@ function verdict({ verdict, reasons }) {
 }
 
 $("refresh").addEventListener("click", start);
+$("close").addEventListener("click", () => {
+  $("close-form").reset();
+  $("close-send").disabled = true;
+  $("close-dialog").showModal();
+});
+$("close-cancel").addEventListener("click", () => $("close-dialog").close());
+$("close-typed").addEventListener("input", () => { $("close-send").disabled = $("close-typed").value !== said.name; });
+$("close-form").addEventListener("submit", async () => {
+  try { await json("api/admin/close", sent({ confirm: $("close-typed").value })); } catch (e) {
+    tell("banner", t("refused", { why: e.message }));
+    return;
+  }
+  await start();
+});
 takeToken();
 window.start = start; // api.js calls it after the login
 languageSwitch($("languages"), ["zh", "en"], draw);

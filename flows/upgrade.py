@@ -19,6 +19,12 @@ from tasks.migration import check_idle, migrate, outdated, papers
 from tasks.migration_databases import BEHIND, UNKNOWN, Database, Found, look, upgrade
 from tasks.record import records
 
+URLS = (  # variables of the environment that name a database
+    "MLFLOW_BACKEND_STORE_URI",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+)
+
 
 def upgrade_command(folder: str | None, apply: bool, as_json: bool) -> int:
     """Say which files of a store are of an older version, or bring them up."""
@@ -102,9 +108,9 @@ def _of(store: Store | None) -> list[Database]:
         prefect = Path(cfg["work"]) / ".prefect" / "prefect.db"
         if cfg["tracking"]["prefect"] and prefect.exists():
             found[str(prefect)] = Database("prefect", f"sqlite+aiosqlite:///{prefect}")
-    for owner, name in {"mlflow": "MLFLOW_BACKEND_STORE_URI", "prefect": "PREFECT_API_DATABASE_CONNECTION_URL"}.items():
+    for name in URLS:
         if url := os.environ.get(name):
-            found[url] = Database(owner, url)
+            found[url] = Database(name.partition("_")[0].lower(), url)
     return [d for d in found.values() if d.file is None or d.file.exists()]
 
 

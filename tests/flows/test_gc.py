@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from kept_store import is_closed, keys
 
-from flows.gc import seconds
+from flows.gc import Asked, make_plan, seconds
 from stepvideo import storage
 from stepvideo.artifact import lock
 from stepvideo.errors import ConfigError
+from tasks.keeping_sweep import Watch, sweep
 from tasks.record import recorded, records
 
 NOW = ("--older-than", "0s")
@@ -154,3 +155,20 @@ def test_two_at_once_and_wrong_options(mini) -> None:
     assert seconds("2w") == 14 * seconds("1d") == 336 * seconds("1 h")
     with pytest.raises(ConfigError):
         seconds("5 m")
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_a_run_took_between_plan_and_removal_stays(mini, live: bool) -> None:
+    rows = mini.run()
+    store = mini.store
+    plan = make_plan(store, Asked("0s", 0))
+    assert {i.path.parent.name for i in plan.items if i.category == "artifacts"} == set(rows)
+    with recorded(store, config=plan.everyone[0].data["config"], until=None, nodes=[]) as run:
+        run.update_stage("fit", key=rows["fit"]["key"], state="running")
+        if live:
+            swept = sweep(store, plan.items, Watch(store, plan.everyone, lambda _: ()))
+    if not live:  # it has ended meanwhile
+        swept = sweep(store, plan.items, Watch(store, plan.everyone, lambda _: ()))
+    stayed = {s.item.path.parent.name: s.stayed for s in swept if s.stayed}
+    assert set(stayed) == {"fit", "noise"} and run.data["id"] in stayed["fit"] and "made from it" in stayed["noise"]
+    assert keys(mini) == {(n, rows[n]["key"]) for n in ("noise", "fit")}

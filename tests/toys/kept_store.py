@@ -71,7 +71,8 @@ def killed_gcs(mini, families: int, kills: int) -> None:
 
 def runs_beside_gc(mini, count: int) -> None:
     """gc with no mercy, over and over, while runs come, find artifacts, make them, and use them."""
-    expected = {n: r["digest"] for n, r in mini.run().items()}
+    slow = "stages.fit.step_s=0.02"  # gc has time between a stage and the next one that needs it
+    expected = {n: r["digest"] for n, r in mini.run(slow).items()}
     code = (
         "import sys, os; from flows.gc import Asked, gc_command\n"
         f"while not os.path.exists({str(mini.folder / 'stop')!r}):\n"
@@ -83,7 +84,7 @@ def runs_beside_gc(mini, count: int) -> None:
     try:
         deadline = time.monotonic() + 120
         while made < count and time.monotonic() < deadline:
-            rows = mini.run()
+            rows = mini.run(slow)
             assert {n: r["digest"] for n, r in rows.items()} == expected
             made += any(not r["cached"] for r in rows.values())
     finally:

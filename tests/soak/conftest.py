@@ -2,4 +2,5 @@
 
 from __future__ import annotations
 
+from s3_gateway import call, gateway  # noqa: F401
 from whole import smoke  # noqa: F401

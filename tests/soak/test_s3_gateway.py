@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,25 +26,6 @@ ROOT = Path(__file__).parents[2]
 GRAPH = ("graph=flows.curate", "profile=curate", "tracking=none", "cluster=debug", "runtime.threads=1")
 ODD = ("a b", "q'uo\"te", "ü空🎬", "new\nline", "st*r?[1]", "100%20+", "x::y", "#=&;,", "$(x)`", "deep/er/still")
 LARGE = 256 << 20  # bytes of an object that takes a while to come
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    if not shutil.which("radosgw"):
-        pytest.skip("needs the Debian packages ceph-mon ceph-osd radosgw")
-    folder, script = tmp_path_factory.mktemp("ceph"), ROOT / "scripts" / "s3_server.sh"
-    said = subprocess.run([script, "start", folder], check=True, text=True, stdout=subprocess.PIPE).stdout
-    yield dict(line.split("=", 1) for line in said.split())
-    subprocess.run([script, "stop", folder], check=True)
-
-
-@pytest.fixture
-def call(gateway: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    for name, value in gateway.items():
-        monkeypatch.setenv(name, value)
-    forget_clients()
-    yield storage.filesystem("s3://any").call_s3
-    forget_clients()
 
 
 @pytest.fixture(scope="module")

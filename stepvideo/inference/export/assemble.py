@@ -96,7 +96,7 @@ def _elsewhere(out: Path, found: Survey) -> list[str]:
     if (out / "text_lengths.json").exists():
         lengths: dict[str, Any] = storage.read_json(out / "text_lengths.json")
         told = ", ".join(f"{v} ({k})" for k, v in sorted(lengths.items()))
-        notices.append(f"prompts are padded to {told} tokens, where the release has 320 and 77")
+        notices.append(f"prompts are padded to {told} tokens, where the release has 77 and 320")
     fixed = [part.name for part in found.parts if part.name.startswith("vae") and part.unlike_released]
     if fixed:
         notices.append(

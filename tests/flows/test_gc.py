@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
 import pytest
-from kept_store import is_closed, keys
+from kept_store import NOW, gc, is_closed, keys
 
 from flows.gc import Asked, make_plan, seconds
 from stepvideo import storage
@@ -17,14 +16,6 @@ from stepvideo.artifact import lock
 from stepvideo.errors import ConfigError
 from tasks.keeping_sweep import Watch, sweep
 from tasks.record import recorded, records
-
-NOW = ("--older-than", "0s")
-
-
-def gc(mini, *args: str, code: int = 0) -> dict:
-    found, out, err = mini.cli("gc", "--json", "--store", str(mini.store.root), *args)
-    assert found == code, err
-    return json.loads(out) if code == 0 else {"error": err}
 
 
 def test_a_dry_run_changes_nothing_and_apply_removes_what_it_said(mini) -> None:
@@ -121,29 +112,6 @@ def test_what_is_named_stays(mini, tmp_path: Path) -> None:
     gc(mini, *NOW, "--keep-runs", "0", "--keep-for", str(notes), "--apply")
     assert keys(mini) == {(n, rows[n]["key"]) for n in ("noise", "fit")}
     assert "no such file" in gc(mini, "--keep-for", str(tmp_path / "absent"), code=2)["error"]
-
-
-def test_registered_models_stay_and_a_registry_that_is_silent_stops_it(mini, tmp_path: Path, new_mlflow: Path) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    shutil.copy(new_mlflow, work / "mlflow.db")
-    rows = mini.run("tracking.mlflow=true")
-    everything = gc(mini, *NOW, "--keep-runs", "0")
-    assert "registered as" in next(r["why"] for r in everything["kept"] if r["stage"] == "score")
-    gc(mini, *NOW, "--keep-runs", "0", "--apply")
-    assert keys(mini) == {(n, r["key"]) for n, r in rows.items()}
-    assert len(records(mini.store)) == 1  # it says which registry is to be asked
-    (work / "mlflow.db").rename(tmp_path / "elsewhere.db")
-    for args in ((), ("--apply",)):
-        error = gc(mini, *NOW, *args, code=2)["error"]
-        assert "mlflow.db is missing" in error and "--without-registry" in error
-    (record,) = records(mini.store)
-    (work / "broken.db").write_bytes(b"no database" * 100)
-    record.data["config"]["tracking"]["mlflow_uri"] = f"sqlite:///{work}/broken.db"
-    storage.write_json(record.path, record.data)
-    assert "cannot be asked: " in gc(mini, *NOW, code=2)["error"]
-    gc(mini, *NOW, "--keep-runs", "0", "--without-registry", "--apply")
-    assert keys(mini) == set()
 
 
 def test_two_at_once_and_wrong_options(mini) -> None:

@@ -52,7 +52,7 @@ def test_an_old_one_is_copied_and_upgraded(database: Database, tmp_path: Path, c
     assert look(Database("mlflow", f"sqlite:///{row['backup']}")).revision == old.revision
     from mlflow import MlflowClient
 
-    assert MlflowClient(database.url).search_experiments()  # MLflow takes it
+    assert MlflowClient(database.url, database.url).search_experiments()  # MLflow takes it
     with pytest.raises(ArtifactError, match="nothing to do"):
         upgrade(database)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -14,6 +15,13 @@ from stepvideo import storage
 from stepvideo.artifact import damage
 
 ROOT = Path(__file__).resolve().parents[2]
+NOW = ("--older-than", "0s")
+
+
+def gc(mini, *args: str, code: int = 0) -> dict:
+    found, out, err = mini.cli("gc", "--json", "--store", str(mini.store.root), *args)
+    assert found == code, err
+    return json.loads(out) if code == 0 else {"error": err}
 
 
 def keys(mini) -> set[tuple[str, str]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PRESENT = "the store"
 SHOWN = 8  # rows of a table in the terminal
+FIRST, LAST = "s1", "s6"
 
 
 def diff_command(
@@ -107,6 +108,8 @@ def _show(console: Console, found: Mapping[str, Any], a: str, b: str) -> None:
         table.add_column(column, justify="right" if column in (a, b, "out", "in") else "left")
     for name, s in {"all": clips, **found["sets"]}.items():
         table.add_row(name, str(s["a"]), str(s["b"]), *(str(sum(r["clips"] for r in s[k])) for k in ("out", "in")), "")
+        if name not in ("all", FIRST, LAST):  # the page has the reasons of those between
+            continue
         for sign, side in (("−", "out"), ("+", "in")):
             for r in s[side][:SHOWN]:
                 counts = (str(r["clips"]), "") if side == "out" else ("", str(r["clips"]))

@@ -31,16 +31,24 @@ def stamped(path: Path, revision: str) -> None:
         db.execute("UPDATE alembic_version SET version_num = ?", (revision,))
 
 
+@pytest.fixture(scope="module")
+def old_mlflow(tmp_path_factory: pytest.TempPathFactory, new_mlflow: Path) -> Path:
+    path = tmp_path_factory.mktemp("old") / "mlflow.db"
+    shutil.copy(new_mlflow, path)
+    lowered(path)
+    return path
+
+
 @pytest.fixture
 def database(tmp_path: Path, new_mlflow: Path) -> Database:
     shutil.copy(new_mlflow, tmp_path / "mlflow.db")
     return Database("mlflow", f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
-def test_an_old_one_is_copied_and_upgraded(database: Database, tmp_path: Path, capsys) -> None:
+def test_an_old_one_is_copied_and_upgraded(database: Database, old_mlflow: Path, tmp_path: Path, capsys) -> None:
     assert look(database).state == CURRENT
     assert database.file
-    lowered(database.file)
+    shutil.copy(old_mlflow, database.file)
     old = look(database)
     assert old.state == BEHIND and old.revision != old.head
     args = ["upgrade", "--databases", "--url", f"mlflow={database.url}", "--store", str(tmp_path / "store")]
@@ -57,12 +65,11 @@ def test_an_old_one_is_copied_and_upgraded(database: Database, tmp_path: Path, c
         upgrade(database)
 
 
-def test_a_half_migrated_one_is_as_it_was_and_says_the_fix(database: Database, tmp_path: Path) -> None:
+def test_a_half_migrated_one_is_as_it_was_and_says_the_fix(database: Database, old_mlflow: Path) -> None:
     """Tables of the newest revision, and the mark of the one before: a migration that was cut off."""
     assert database.file
-    lowered(database.file)
+    shutil.copy(old_mlflow, database.file)
     before = look(database).revision
-    shutil.copy(database.file, tmp_path / "low.db")
     with contextlib.closing(sqlite3.connect(database.file)) as db, db:
         db.execute("CREATE TABLE scheduler_leases (lease_key VARCHAR(255))")  # as the newest begins
     with pytest.raises(ArtifactError, match=r"failed: .*already exists.*was put back.*older backup"):

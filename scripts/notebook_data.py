@@ -9,6 +9,7 @@ and where each is from.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> int:
     except StepVideoError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    storage.write_json(asked.out, found)
+    storage.write_atomic(asked.out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")  # in the cascade's order
     print(f"{', '.join(found['models'])}: {len(found['prompts'])} prompts")
     print("next: python scripts/notebooks.py what-did-each-training-step-change, and mend the words of its answer")
     return 0

@@ -169,8 +169,9 @@ def _decided(session: Session, decisions: Sequence[deciding.Decision]) -> dict[t
     for d in decisions:
         item = session.study.by_id[d.item]
         if d.outcome is not None and item.b:
-            names, outcome = (item.a.model, item.b.model), d.outcome
-            if names[::-1] in of:  # which of the two is a was drawn for every item
-                names, outcome = names[::-1], -outcome
-            of.setdefault(names, []).append((item.prompt_id, outcome))
+            names, turned = (item.a.model, item.b.model), (item.b.model, item.a.model)
+            if turned in of:  # which of the two is a was drawn for every item
+                of[turned].append((item.prompt_id, -d.outcome))
+            else:
+                of.setdefault(names, []).append((item.prompt_id, d.outcome))
     return {names: preference_score([o for _, o in of[names]], [p for p, _ in of[names]]) for names in of}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ NAMES = (
     "what-does-the-vae-keep",
     "how-does-flow-matching-draw-a-video",
     "what-does-semu-say-about-table-2",
+    "what-did-each-training-step-change",
     "is-the-difference-between-two-models-real",
 )
 
@@ -44,7 +46,7 @@ def run(name: str) -> dict[str, Any]:
     return found
 
 
-def test_the_page_names_each() -> None:
+def test_there_are_five_and_the_page_names_each() -> None:
     assert sorted(p.stem for p in FOLDER.glob("*.ipynb")) == sorted(NAMES)
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(f"({name}.ipynb)" in page for name in NAMES)
@@ -84,6 +86,25 @@ def test_table_2() -> None:
     said = run("what-does-semu-say-about-table-2")
     assert said["bars_met"] and said["mae"] < 0.15 and said["loo_mae"] < 0.30 and said["exact"] == 8
     assert said["adopted"]["report_estimate"] == 35.59 and abs(said["adopted"]["ours"] - 35.59) < 0.35
+
+
+def test_training_steps() -> None:
+    said = run("what-did-each-training-step-change")
+    data = json.loads((FOLDER / "data" / "stages.json").read_text(encoding="utf-8"))
+    names = list(data["models"])
+    assert said["prompts"] == len(data["prompts"]) >= 100 and list(said["right"]) == names
+    assert len(said["change"]) == len(said["verdicts"]) == len(names) - 1
+    assert set(said["verdicts"]) <= {"better", "worse", "no change shown"}
+    for (change, low, high), verdict in zip(said["change"], said["verdicts"]):
+        assert low <= change <= high
+        assert verdict != "better" or low > 0
+        assert verdict != "worse" or high < 0
+    means = [sum(said["right"][n].values()) / len(said["right"][n]) for n in names]
+    for before, after, (change, _, _) in zip(means, means[1:], said["change"]):
+        assert abs(after - before - change) < 0.002
+    assert all(
+        m["source"]["git_sha"] and m["source"]["command"].startswith("stepvideo ") for m in data["models"].values()
+    )
 
 
 def test_difference() -> None:

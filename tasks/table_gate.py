@@ -19,7 +19,7 @@ UNKNOWN = 0.2  # share of clips without a value above which there is a warning, 
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "aesthetic": (-10, 20),  # a regression around 1 to 10
     "camera_steadiness": (0, 1),
-    "center_sim": (-1, 1),
+    "center_sim": (-1, 1.000001),  # float32 cosines
     "cluster": (0, None),
     "cluster_cnt": (1, None),
     "embedding_length": (0, 1.000001),

@@ -160,6 +160,7 @@ def test_new_data_to_a_promoted_model_and_back(place: Place) -> None:
     assert back["state"] == "not promoted" and "was rolled back (0003: people dislike it)" in back["said"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("skill", "verdict"), [(0.7, "worse"), (0.851, "tie")])
 def test_worse_and_equal_models_are_reported_only(place: Place, skill: float, verdict: str) -> None:
     place.publish(skill)
@@ -172,6 +173,7 @@ def test_worse_and_equal_models_are_reported_only(place: Place, skill: float, ve
     assert place.aliases()["champion"] == 1
 
 
+@pytest.mark.soak
 def test_a_win_that_loses_a_category_is_not_promoted_unless_forced(place: Place) -> None:
     place.publish(1.0, shape=0.6)
     found = place.retrain("--rule", "metric=colour")
@@ -186,6 +188,7 @@ def test_a_win_that_loses_a_category_is_not_promoted_unless_forced(place: Place)
     assert "FORCED" in said and "Ada" in said
 
 
+@pytest.mark.soak
 def test_the_champion_is_evaluated_as_the_challenger_was(place: Place) -> None:
     place.publish(0.97)
     before = set(place.store.root.glob("evaluate.fit/*/manifest.json"))
@@ -196,6 +199,7 @@ def test_the_champion_is_evaluated_as_the_challenger_was(place: Place) -> None:
     assert {m["config"]["prompt_seed"] for m in new} == {5}
 
 
+@pytest.mark.soak
 def test_a_person_has_the_last_word(place: Place) -> None:
     def answer(approved: bool) -> Callable[..., Any]:
         class Said:
@@ -265,6 +269,7 @@ def test_a_killed_retraining_goes_on(place: Place) -> None:
     assert not list((place.store.root / "_triggers").glob("*.json"))
 
 
+@pytest.mark.soak
 def test_killed_before_it_was_judged_it_is_judged(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """All stages are in the store then, and still there is something to do."""
 
@@ -283,6 +288,7 @@ def test_killed_before_it_was_judged_it_is_judged(place: Place, monkeypatch: pyt
     assert found["state"] == "promoted" and found["ran"] == [] and "what is left is to judge" in place.said
 
 
+@pytest.mark.soak
 def test_a_failed_stage_leaves_the_trigger(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.publish(0.97)
     (place.raw / "skills.json").write_text("no JSON")
@@ -297,6 +303,23 @@ def at(day: int, hour: int = 3, minute: int = 0) -> float:
     return datetime(2026, 11, day, hour, minute, tzinfo=UTC).timestamp()
 
 
+def test_late_runs_of_a_schedule_find_it_served(mini, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as below, without training anything."""
+    import toy_champion
+
+    monkeypatch.setenv("STEPVIDEO_KINDS", toy_champion.KINDS)
+    monkeypatch.setattr("flows.retrain_work._work", lambda *_: Outcome("promoted", "made"))
+    place = Place(mini)
+    place.new_data(0.97)
+
+    def wake(now: float) -> str:
+        return retrain(Asked(place.args(), cron="0 3 * * *"), _plainly, console(stderr=True), now=lambda: now).state
+
+    assert [wake(at(2)), wake(at(2, 3, 1)), wake(at(3, 2, 59))] == ["promoted", "nothing due", "nothing due"]
+    assert [wake(at(6, 9)) for _ in range(3)] == ["promoted", "nothing due", "nothing due"]
+
+
+@pytest.mark.soak
 def test_a_missed_schedule_is_caught_up_once(place: Place) -> None:
     ran: list[str] = []
 
@@ -317,6 +340,7 @@ def test_a_missed_schedule_is_caught_up_once(place: Place) -> None:
     assert wake(at(7, 2)) == "nothing due" and wake(at(7, 3)) == "not promoted"
 
 
+@pytest.mark.soak
 def test_a_schedule_is_not_served_by_a_run_that_fails(place: Place) -> None:
     def fails(overrides: list[str], until: str | None) -> Any:
         raise ArtifactError("the disk is full")
@@ -370,6 +394,7 @@ def test_triggers_of_others_and_broken_ones(mini) -> None:
         retrain_triggers.leave(mini.store, "boredom")
 
 
+@pytest.mark.soak
 def test_settings_of_a_trigger_are_followed(place: Place) -> None:
     import toy_champion
 
@@ -382,6 +407,7 @@ def test_settings_of_a_trigger_are_followed(place: Place) -> None:
     assert record["overrides"][-1] == f"raw={other}" and record["why"] == ["data"]
 
 
+@pytest.mark.soak
 def test_what_makes_no_sense_is_told_before_anything_is_trained(place: Place) -> None:
     place.new_data(0.97)
     for overrides, more, said in (

@@ -43,12 +43,14 @@ def place(name: str, store: Store) -> Path:
 
 def _emit(version: Version, about: dict[str, object]) -> None:
     """Sent at once and not by Prefect's background thread, which would only log that it failed."""
-    from prefect.client.orchestration import get_client
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.events import Event, Resource
 
     resource = Resource(
         {"prefect.resource.id": f"stepvideo.data.{version.name}", "prefect.resource.name": version.name}
     )
     event = Event(event=EVENT, resource=resource, payload={**about, "digest": version.digest})
-    with get_client(sync_client=True, httpx_settings={"timeout": TIMEOUT_S}) as client:
+    server = os.environ["PREFECT_API_URL"]  # Prefect's own settings are those of its first import in this process
+    who = {"auth_string": os.environ.get("PREFECT_API_AUTH_STRING"), "api_key": os.environ.get("PREFECT_API_KEY")}
+    with SyncPrefectClient(server, **who, httpx_settings={"timeout": TIMEOUT_S}) as client:
         client._client.post("/events", json=[event.model_dump(mode="json")]).raise_for_status()

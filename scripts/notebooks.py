@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ def execute(path: Path, timeout_s: int = TIMEOUT_S) -> Any:
     found = nbformat.read(path, as_version=4)
     for cell in _code(found):
         cell.outputs, cell.execution_count = [], None
+    env = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # pictures go into the notebook
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(found, timeout=timeout_s, kernel_name="python3", resources=resources).execute()
+    NotebookClient(found, timeout=timeout_s, kernel_name="python3", resources=resources).execute(env=env)
     return found
 
 

@@ -17,7 +17,7 @@ from stepvideo.preference.table import vote_rows
 
 
 def progress(session: Session, folder: Path) -> dict[str, Any]:
-    """{name, kind, simulated, closed, items, raters, wanted, voted, items_done, agreement: [{question, raw, alpha,
+    """{kind, simulated, closed, items, raters, wanted, voted, items_done, agreement: [{question, raw, alpha,
     kappa}], annotators: [{name, active, voted, counted, skipped, verdict, reasons, median_dwell_s, left_share,
     tie_share}]}.
 
@@ -34,7 +34,6 @@ def progress(session: Session, folder: Path) -> dict[str, Any]:
         judged, agreed = screened.annotators, [asdict(a) for a in agreements(screened.included)]
     items = study.by_role["vote"]
     return {
-        "name": study.name,
         "kind": study.kind,
         "simulated": study.config.simulated,
         "closed": done,

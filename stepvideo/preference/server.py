@@ -68,7 +68,7 @@ class Skip(BaseModel, extra="forbid", strict=True):
 
 
 class Closing(BaseModel, extra="forbid", strict=True):
-    """The study's name, typed by who closes it."""
+    """The word `close`, typed by who closes a study: its name may say what is compared."""
 
     confirm: Annotated[str, Field(max_length=200)]
 
@@ -122,8 +122,8 @@ def create_app(session: Session, folder: Path, names: Names) -> FastAPI:
 
     @app.post("/api/admin/close")
     def end(_: Admin, asked: Closing) -> dict[str, Any]:
-        if asked.confirm != study.name:
-            raise Refused(f"to close the study for good, confirm with its name, {study.name!r}")
+        if asked.confirm != "close":
+            raise Refused(f"to close the study for good, confirm with the word close, not {asked.confirm!r}")
         path = close(session, folder)
         return {"closed": True, "votes": str(path.relative_to(folder)) if path else None}
 

@@ -147,8 +147,13 @@ def test_every_setting_is_composed() -> None:
                 try:
                     compose(base + settings)
                 except ConfigError as e:
-                    wrong.append(f"{line.where}\n    {e}")
+                    wrong += [] if said_there(line, e) else [f"{line.where}\n    {e}"]
     assert not wrong, "\n".join(wrong)
+
+
+def said_there(line: Line, error: ConfigError) -> bool:
+    """Whether the page shows the error as what this command says."""
+    return f"error: {error}" in (ROOT / line.page).read_text(encoding="utf-8")
 
 
 def filled(setting: str) -> str:

@@ -163,5 +163,5 @@ def _ports_of_children(pid: int) -> list[int]:
 def test_set_defaults_lets_the_user_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", "/mine")
     monkeypatch.delenv("MLFLOW_LOGGING_LEVEL", raising=False)
-    set_defaults({"work": str(tmp_path)})
+    set_defaults({"work": str(tmp_path), "tracking": {}})
     assert os.environ["PREFECT_HOME"] == "/mine" and os.environ["MLFLOW_LOGGING_LEVEL"] == "WARNING"

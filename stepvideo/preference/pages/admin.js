@@ -49,7 +49,6 @@ function draw() {
   if (!said) return;
   $("state").textContent = t(said.closed ? "closed" : "open");
   $("close").hidden = said.closed;
-  $("close-name").textContent = said.name;
   if (said.simulated) $("state").append(` · ${t("simulated")}`);
   $("updated").textContent = t("updated", { time: at.toLocaleTimeString() });
   $("tiles").replaceChildren(tile(t("votes"), said.voted, said.wanted), tile(t("items"), said.items_done, said.items));
@@ -77,7 +76,7 @@ $("close").addEventListener("click", () => {
   $("close-dialog").showModal();
 });
 $("close-cancel").addEventListener("click", () => $("close-dialog").close());
-$("close-typed").addEventListener("input", () => { $("close-send").disabled = $("close-typed").value !== said.name; });
+$("close-typed").addEventListener("input", () => { $("close-send").disabled = $("close-typed").value !== "close"; });
 $("close-form").addEventListener("submit", async () => {
   try { await json("api/admin/close", sent({ confirm: $("close-typed").value })); } catch (e) {
     tell("banner", t("refused", { why: e.message }));

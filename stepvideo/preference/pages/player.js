@@ -16,6 +16,7 @@ export class Player {
   frame = 0;
   drift = { worst: 0, pictures: 0 }; // frames between what both sides showed, over the pictures of the screen so far
   #target = null; // frame to go to next
+  #asked = null; // frame that the last call asked for, until it is shown
   #seeking = null;
   #last = 0; // frame up to which the viewer has watched
   #closed = false;
@@ -55,7 +56,7 @@ export class Player {
 
   /** Shows frame `n` on every side; of several calls that overlap the last counts. */
   async seek(n) {
-    this.#target = Math.max(0, Math.min(this.frames - 1, n));
+    this.#target = this.#asked = Math.max(0, Math.min(this.frames - 1, n));
     this.#seeking ??= this.#reach();
     await this.#seeking;
   }
@@ -74,7 +75,7 @@ export class Player {
       this.frame = this.#last = n;
       this.changed();
     }
-    this.#seeking = null;
+    this.#seeking = this.#asked = null;
     if (this.playing) await this.#run();
   }
 
@@ -85,9 +86,10 @@ export class Player {
     }
   }
 
+  /** Quick steps add up: from the frame that was asked for, if it is not shown yet. */
   async step(by) {
     await this.pause();
-    await this.seek(this.frame + by);
+    await this.seek((this.#asked ?? this.frame) + by);
   }
 
   async pause() {

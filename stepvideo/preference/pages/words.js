@@ -29,7 +29,7 @@ const WORDS = {
     blind: "研究结束前，这里不显示任何模型。结束研究用命令 stepvideo study close。", votes: "答案", items: "已完成题目", agreement: "一致性", noAgreement: "还不能计算",
     question: "问题", raw: "原始一致率", annotators: "标注员", noAnnotators: "还没有标注员。", name: "代号", done: "完成", skipped: "跳过",
     dwell: "每题用时（中位数）", leftShare: "选左", tieShare: "判平", verdict: "判定", seconds: "{n} 秒", closeStudy: "结束研究", simulated: "模拟标注员，并非人的结果",
-    closeAsk: "结束后不再接受任何答案，也不能重新开始。请输入研究名称以确认：",
+    closeAsk: "结束后不再接受任何答案，也不能重新开始。请输入 close 以确认：",
   },
   en: {
     token: "The token you were given for this study", enter: "Enter", tokenKept: "Kept in this tab until it is closed.",
@@ -59,7 +59,7 @@ const WORDS = {
     blind: "No model is named here before the end, which is: stepvideo study close", votes: "Answers", items: "Items complete", agreement: "Agreement", noAgreement: "not yet known",
     question: "Question", raw: "Raw", annotators: "Annotators", noAnnotators: "No annotators yet.", name: "Annotator", done: "Done", skipped: "Skipped",
     dwell: "Time per item (median)", leftShare: "Chose left", tieShare: "Chose tie", verdict: "Verdict", seconds: "{n} s", closeStudy: "Close the study", simulated: "simulated annotators, no result about people",
-    closeAsk: "No more answers will be taken, and it cannot be opened again. Type the study's name to confirm:",
+    closeAsk: "No more answers will be taken, and it cannot be opened again. Type close to confirm:",
   },
 };
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stepvideo.config import load
 from stepvideo.data.buckets import Bucket
-from stepvideo.data.config import LatentsConfig, clips_at_once
+from stepvideo.data.config import LatentsConfig
 from stepvideo.data.encoding import encode_pixels
 from stepvideo.data.frames import window
 from stepvideo.data.latent_cache import SETTINGS, LatentCache
@@ -70,11 +70,9 @@ class CacheEncoder:
         row = rows[clip_id]
         bucket = data.bucket(row)
         every, (frames, height, width) = data.buckets[bucket], Bucket.parse(bucket)
-        size = self.cfg.clips_in_batch(frames)
-        call = min(size, clips_at_once(frames, height, width, self.vae.cfg.frame_len))
-        batch, place = divmod(int(np.searchsorted(every, row)), size)
-        first = batch * size + place // call * call
-        mine = every[first : min(first + call, (batch + 1) * size)].tolist()
+        size = self.cfg.clips_in_batch(frames, height, width, self.vae.cfg.frame_len)
+        first = int(np.searchsorted(every, row)) // size * size
+        mine = every[first : first + size].tolist()
         found = self._batch((kind, resolution, bucket, first), lambda: self._encode(data, bucket, mine))[row]
         if isinstance(found, str):
             raise ArtifactError(found)

@@ -50,9 +50,10 @@ class LatentsConfig(StageConfig):
         if not 0 <= self.max_failed < 1:
             raise ValueError(f"max_failed={self.max_failed} must lie in [0, 1)")
 
-    def clips_in_batch(self, frames: int) -> int:
-        """Clips of so many frames that are encoded at once. Rounding depends on it: streamed latents keep to it."""
-        return max(1, self.batch_size * min(self.lengths) // frames)
+    def clips_in_batch(self, frames: int, height: int, width: int, chunk: int) -> int:
+        """Clips of a bucket that a VAE with such chunks encodes in one call. Rounding depends on it, hence a clip that
+        cannot be decoded leaves its place empty; latents that are encoded when they are asked for keep to it."""
+        return max(1, min(self.batch_size * min(self.lengths) // frames, clips_at_once(frames, height, width, chunk)))
 
 
 def clips_at_once(frames: int, height: int, width: int, chunk: int) -> int:

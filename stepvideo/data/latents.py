@@ -134,7 +134,7 @@ class _Encoder:
 
     def _bucket(self, prefix: str, bucket: Bucket, clips: list[Clip]) -> list[tuple[int, dict[str, Any]]]:
         cfg: LatentsConfig = self.ctx.config
-        size = cfg.clips_in_batch(bucket.frames)
+        size = cfg.clips_in_batch(*bucket, self.vae.cfg.frame_len)
         batches = [clips[i : i + size] for i in range(0, len(clips), size)]
         read = _ahead(self.pool, self.ctx.inputs["curate"], batches, bucket)
 

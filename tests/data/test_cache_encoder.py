@@ -9,7 +9,7 @@ import torch
 from clip_catalog import BROKEN, clip_id
 from latent_cache import context
 
-from stepvideo.data import cache_encoder, config, encoding, latents
+from stepvideo.data import config, encoding, latents
 from stepvideo.data.cache_encoder import CacheEncoder
 from stepvideo.data.latent_cache import LatentCache, LatentSet
 from stepvideo.data.shards import shard_name
@@ -60,7 +60,7 @@ def moments(data: LatentSet, i: int) -> torch.Tensor:
 def test_every_clip_and_caption_is_the_caches(made, asked, monkeypatch, at_once, sources, tmp_path):
     cached = made[0]
     if at_once:  # as large clips are: few at a time within a batch
-        for module in (encoding, cache_encoder):
+        for module in (encoding, config):
             monkeypatch.setattr(module, "clips_at_once", lambda *_: at_once)
         ctx = context("latents", sources, CONFIG, tmp_path / "again")
         latents.run(ctx)

@@ -51,6 +51,11 @@ def _emit(version: Version, about: dict[str, object]) -> None:
     )
     event = Event(event=EVENT, resource=resource, payload={**about, "digest": version.digest})
     server = os.environ["PREFECT_API_URL"]  # Prefect's own settings are those of its first import in this process
-    who = {"auth_string": os.environ.get("PREFECT_API_AUTH_STRING"), "api_key": os.environ.get("PREFECT_API_KEY")}
-    with SyncPrefectClient(server, **who, httpx_settings={"timeout": TIMEOUT_S}) as client:
+    client = SyncPrefectClient(
+        server,
+        auth_string=os.environ.get("PREFECT_API_AUTH_STRING"),
+        api_key=os.environ.get("PREFECT_API_KEY"),
+        httpx_settings={"timeout": TIMEOUT_S},
+    )
+    with client:
         client._client.post("/events", json=[event.model_dump(mode="json")]).raise_for_status()

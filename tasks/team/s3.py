@@ -1,4 +1,4 @@
-"""An S3 server: Ceph's gateway over one monitor and one store on disk, which survives stops and kills. Any user.
+"""An S3 server: Ceph's gateway over one monitor and one store on disk, so that data stay between starts. Any user.
 
 Ceph's daemons talk to one another without keys, on 127.0.0.1: whoever can log in to this machine could speak to them.
 Clients of the gateway need the keys that it made.

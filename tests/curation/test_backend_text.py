@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from chinese_font import CJK, needs_cjk
 from PIL import Image, ImageDraw, ImageFont
 
 from stepvideo.curation.backends import Absent
@@ -17,7 +18,6 @@ from stepvideo.curation.clip_frames import ClipFrames
 from stepvideo.data.video_io import read_video
 
 VIDEOS = Path(os.environ.get("STEPVIDEO_SHARED", Path(__file__).parents[3] / "shared")) / "videos"
-CJK = Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc")
 SIZE = (640, 360)
 
 
@@ -31,7 +31,7 @@ def background(seed: int) -> np.ndarray:
     return cv2.resize(noise, SIZE, interpolation=cv2.INTER_CUBIC)
 
 
-def written(text: str, seed: int, at: tuple[int, int] = (320, 325), font: Path | None = None) -> np.ndarray:
+def written(text: str, seed: int, at: tuple[int, int] = (320, 325), font: str | None = None) -> np.ndarray:
     """White outlined text around the point `at`, uint8 [360, 640, 3]."""
     picture = Image.fromarray(background(seed))
     face = ImageFont.truetype(str(font), 28) if font else ImageFont.load_default(28)
@@ -62,7 +62,7 @@ def test_english_lines_are_read_once_each_with_their_place(backend) -> None:
     assert 0.03 < got["text_area"] < 0.08
 
 
-@pytest.mark.skipif(not CJK.exists(), reason=f"needs a Chinese font at {CJK}")
+@needs_cjk
 def test_chinese_lines_are_read(backend) -> None:
     text = "火车已经离开车站了"
     got = backend(clip(written(text, 4, font=CJK), written("Goodbye", 5)))

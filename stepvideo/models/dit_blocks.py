@@ -39,9 +39,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_bsd: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         qkv = self.wqkv(x_bsd).unflatten(-1, (-1, 3, self.head_dim)).permute(3, 0, 2, 1, 4)
+        qk, v = qkv.split((2, 1))  # its backward is one copy; that of indexing fills and adds zeros
         weights = torch.stack([self.q_norm.weight, self.k_norm.weight])
-        q, k = qk_norm(qkv[:2], weights, QK_EPS, rope, self.split)
-        return self.wo(self.attend(q, k, qkv[2]))
+        q, k = qk_norm(qk, weights, QK_EPS, rope, self.split)
+        return self.wo(self.attend(q, k, v.squeeze(0)))
 
 
 class CrossAttention(nn.Module):
@@ -59,10 +60,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_bsd: Tensor, text_bld: Tensor, bias: Tensor | None) -> Tensor:
         q = self.wq(x_bsd).unflatten(-1, (1, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
-        kv = self.wkv(text_bld).unflatten(-1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4)
+        k, v = self.wkv(text_bld).unflatten(-1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4).split(1)
         q = qk_norm(q, self.q_norm.weight[None], QK_EPS)[0]
-        k = qk_norm(kv[:1], self.k_norm.weight[None], QK_EPS)[0]
-        return self.wo(attention(q, k, kv[1], bias))
+        k = qk_norm(k, self.k_norm.weight[None], QK_EPS)[0]
+        return self.wo(attention(q, k, v.squeeze(0), bias))
 
 
 def block_norm(cfg: DiTConfig) -> nn.Module:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.gates import GateReport
 
 DRIFT = 0.5  # of a standard deviation of the last version
+NOTE = "the mean has drifted from that of the last version"
+MEANING = (
+    "its mean moved since the last version in this store: right if you changed the data, else look at the Data Docs"
+)
 
 
 def expect_means(frame: Any, older: Any, columns: list[str]) -> list[Any]:
@@ -21,10 +28,15 @@ def expect_means(frame: Any, older: Any, columns: list[str]) -> list[Any]:
             low, high = kept
             found.append(
                 gxe.ExpectColumnMeanToBeBetween(
-                    column=name, min_value=low, max_value=high, severity=FailureSeverity.WARNING
+                    column=name, min_value=low, max_value=high, severity=FailureSeverity.WARNING, notes=MEANING
                 )
             )
     return found
+
+
+def drifted(report: GateReport) -> list[str]:
+    """The columns that have drifted, of all findings of a gate."""
+    return [f.expectation.split()[0] for f in (*report.warnings, *report.failed) if NOTE in f.detail]
 
 
 def _range(values: Any) -> tuple[float, float] | None:

@@ -299,7 +299,11 @@ def _finding(suite: str, result: Any) -> Iterator[Finding]:
         return
     found = result.result or {}
     rows, bad = found.get("element_count"), found.get("unexpected_count")
-    detail = f"{bad} of {rows} rows" if bad is not None else f"observed {found.get('observed_value')}"
+    seen = found.get("observed_value")
+    observed = f"observed {seen:.4g}" if isinstance(seen, float) else f"observed {seen}"
+    detail = f"{bad} of {rows} rows" if bad is not None else observed
+    if isinstance(config.notes, str):  # what it means, and what to do
+        detail += f"; {config.notes}"
     entries = found.get("unexpected_index_list") or []
     key = "file" if suite == "files" else "clip_id"
     samples = [str(e[key]) for e in entries[:SAMPLES] if key in e]
@@ -316,4 +320,6 @@ def _exceptions(info: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _plain(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{k.removesuffix('_')}={v}" for k, v in settings.items())
+    return ", ".join(
+        f"{k.removesuffix('_')}={format(v, '.4g') if isinstance(v, float) else v}" for k, v in settings.items()
+    )

@@ -23,7 +23,9 @@ from stepvideo.errors import StepVideoError
 
 URL = "PREFECT_API_URL"
 AUTH = "PREFECT_API_AUTH_STRING"
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 120.0  # of a server that the user named
+OWN_TIMEOUT_S = 600.0  # of our own, which lives: beside other work its imports alone may take minutes
+TRY_S = 10.0  # of one question; after the first without an answer people are told what is waited for
 STOP_TIMEOUT_S = 5.0
 
 
@@ -31,7 +33,7 @@ STOP_TIMEOUT_S = 5.0
 def temporary_server(log: Path) -> Iterator[Callable[[], None]]:
     """Set PREFECT_API_URL to a new server for the body, unless the user set it. Nothing of Prefect is imported here.
 
-    Yields what waits until the server answers, to be called before the first use.
+    Yields what waits until the server answers, to be called before the first use; of a long wait it tells on stderr.
 
     Raises:
         StepVideoError: the log or Prefect's home cannot be written; from the waiting: the server did not start.
@@ -69,19 +71,24 @@ def temporary_server(log: Path) -> Iterator[Callable[[], None]]:
 
 
 def _wait(process: subprocess.Popen[bytes] | None, log: Path) -> None:
-    url = os.environ[URL]
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
+    url, began, told = os.environ[URL], time.monotonic(), False
+    patience = OWN_TIMEOUT_S if process else START_TIMEOUT_S
+    what = "the Prefect server of this run" if process else f"the Prefect server at {url} ({URL})"
+    while time.monotonic() < began + patience:
         if process and process.poll() is not None:
             last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
             raise StepVideoError(f"the Prefect server did not start: {last}; see {log}, or tracking.prefect=false")
         with contextlib.suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(f"{url}/health", timeout=START_TIMEOUT_S) as answer:
+            with urllib.request.urlopen(f"{url}/health", timeout=TRY_S) as answer:
                 if answer.status == 200:
                     break
+        if not told and time.monotonic() - began > TRY_S:
+            told = True
+            print(f"waiting for {what}; without it: tracking.prefect=false", file=sys.stderr, flush=True)
         time.sleep(0.1)
     else:
-        raise StepVideoError(f"no Prefect server answers at {url}; unset {URL}, or run with tracking.prefect=false")
+        more = f"the machine may be too busy: see {log}, and try again" if process else f"start it, or unset {URL}"
+        raise StepVideoError(f"{what} has not answered within {patience:.0f} s; {more}, or tracking.prefect=false")
     if process is None:
         _check_login(url)
 

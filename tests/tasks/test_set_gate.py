@@ -50,8 +50,18 @@ def test_good_captions_pass_and_bad_ones_are_named(tmp_path: Path) -> None:
 def test_doubted_and_drifting_captions_are_warnings(tmp_path: Path) -> None:
     source, before = catalog(tmp_path / "c"), captions(tmp_path / "a")
     doubted = captions(tmp_path / "b", {i: {"flags": ["length"]} for i in range(15)}, letters=40)
-    found = [f.expectation for f in check_captions(doubted, source, tmp_path / "docs", before).warnings]
-    assert [f.split(" ")[0] for f in found] == ["flagged", "flagged", "letters"]
+    found = check_captions(doubted, source, tmp_path / "docs", before).warnings
+    assert [f.expectation.split(" ")[0] for f in found] == ["doubted", "flagged", "letters"]
+    assert "observed 0.7143; more than half of what was written here" in str(found[0])
+    assert "its mean moved since the last version" in str(found[1])
+
+
+def test_what_people_wrote_is_doubted_without_a_warning(tmp_path: Path) -> None:
+    theirs = {"source": "sidecar", "flags": ["length"]}
+    made = captions(tmp_path / "a", dict.fromkeys(range(20), theirs))
+    assert check_captions(made, catalog(tmp_path / "c"), tmp_path / "docs").warnings == []
+    made = captions(tmp_path / "b", dict.fromkeys(range(len(IDS)), theirs))  # all of them
+    assert check_captions(made, catalog(tmp_path / "d"), tmp_path / "docs2").warnings == []
 
 
 def subsets(folder: Path, **sets: list[str]) -> Path:

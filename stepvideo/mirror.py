@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stepvideo import s3, storage
-from stepvideo.artifact import Artifact, Store, content_digest, damage, lock
+from stepvideo.artifact import Artifact, Store, content_digest, damage, lock, versioned
 from stepvideo.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -61,8 +61,10 @@ def settle(manifest: Mapping[str, Any], store: Store, place: str, bring: Callabl
     """An artifact that comes from elsewhere, in a store; `bring(folder)` puts its files there. All are checked.
 
     Raises:
+        NewerStore: a newer stepvideo has written it.
         ArtifactError: the manifest is none of ours, a file is not as it says, or a job is making the same artifact.
     """
+    versioned(manifest, Path(f"{place}/{MANIFEST}"))  # only looked at: it is kept as it is, byte for byte
     names = [manifest.get("stage", ""), manifest.get("key", "")]
     files = manifest.get("files") or {}
     outside = [n for n in files if n.startswith("/") or ".." in n.split("/")]
@@ -89,6 +91,9 @@ def settle(manifest: Mapping[str, Any], store: Store, place: str, bring: Callabl
 def _manifest(place: str) -> dict[str, Any] | None:
     raw = storage.read_whole(f"{place.rstrip('/')}/{MANIFEST}")
     try:
-        return None if raw is None else json.loads(raw)
+        found = None if raw is None else json.loads(raw)
     except ValueError as e:
         raise ArtifactError(f"{place}/{MANIFEST} is damaged: {e}") from e
+    if raw is not None and not isinstance(found, dict):
+        raise ArtifactError(f"{place}/{MANIFEST} is no manifest of an artifact")
+    return found

@@ -107,3 +107,10 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path, files) -> None:
 def test_no_such_bucket(s3_client, artifact: Artifact) -> None:
     with pytest.raises(ArtifactError, match="cannot use s3://missing/curate.*no such bucket"):
         mirror.publish(artifact, "s3://missing")
+
+
+@pytest.mark.parametrize(("manifest", "said"), [('{"schema": 99}', "newer stepvideo; upgrade"), ("[1]", "no manifest")])
+def test_manifests_of_others_are_told_apart(tmp_path: Path, manifest: str, said: str) -> None:
+    storage.write_atomic(tmp_path / "nas" / "curate" / "k" / "manifest.json", manifest)
+    with pytest.raises(ArtifactError, match=said):
+        mirror.restore(str(tmp_path / "nas" / "curate" / "k"), Store(tmp_path / "there"))

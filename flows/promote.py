@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.promote_evaluate import evaluate_like, evaluation_of
-from flows.promote_evidence import FILE, PAGE, Evidence, judge, known, read
+from flows.promote_evidence import FILE, PAGE, Evidence, decisions, judge, known, read
 from stepvideo.artifact import Artifact, Store
 from stepvideo.errors import ArtifactError, StepVideoError
 from tasks import promotion
@@ -139,6 +139,7 @@ def promote(
             raise Refused(f"{said}\n  or promote it all the same, which is recorded: --force REASON")
         why = {"reason": reason or (force if said else found.why if found else ""), "forced": force if said else ""}
         why |= {"decision": found.data["id"] if found else "", "objection": said}
+        why |= {"other_decisions": _others(store, version, current, found)}
         about = {"by": approval.by, "when": approval.time, "note": approval.note} if approval else None
         record = promotion.begin(store, registry, promotion.PROMOTION, alias, version, files, about, **why)
         return promotion.finish(store, registry, record)
@@ -172,6 +173,16 @@ def _gathered(
     if twice := {p.name for p in files if sum(q.name == p.name for q in files) > 1}:
         raise ArtifactError(f"--evidence: several files are called {', '.join(sorted(twice))}; rename one")
     return found, files
+
+
+def _others(store: Store, version: Version, current: Version | None, found: Evidence | None) -> list[str]:
+    """What else was decided about the same two, by other rules or other prompts: whoever reads the record is to know
+    how often it was asked."""
+    if current is None:
+        return []
+    every = decisions(store, version.digest, current.digest)
+    mine = found.data["id"] if found else ""
+    return [f"{e.data['id']}: {e.data['decision']['verdict']}" for e in every if e.data["id"] != mine]
 
 
 def _objection(version: Version, current: Version | None, alias: str, found: Evidence | None) -> str:

@@ -106,6 +106,8 @@ def _row(r: Mapping[str, Any]) -> tuple[Any, ...]:
     versions = f"{r['from'] if r['from'] is not None else '–'} → {r['version']}"
     why = f"FORCED: {r['forced']}" if r.get("forced") else r.get("reason", "")
     state = f"{r['state']}: {r['error']}" if r.get("error") else r["state"]
+    state += f" at {r['registry']}" if r["state"] == promotion.BEGUN else ""
+    why += f" (other decisions: {', '.join(r['other_decisions'])})" if r.get("other_decisions") else ""
     return r["id"], when, r["kind"], r["alias"], versions, state, (r["approval"] or {}).get("by", ""), why
 
 

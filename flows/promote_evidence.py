@@ -100,11 +100,15 @@ def read(path: Path) -> Evidence:
     return Evidence(folder, data)
 
 
-def known(store: Store, challenger: str, champion: str) -> Evidence | None:
-    """The newest evidence about two contents, by their digests."""
+def decisions(store: Store, challenger: str, champion: str) -> list[Evidence]:
+    """All evidence about two contents, by their digests, oldest first."""
     paths = sorted((store.root / FOLDER).glob(f"*/{FILE}"), key=lambda p: p.stat().st_mtime)
-    found = [e for e in map(read, paths) if e.about(challenger, champion)]
-    return found[-1] if found else None
+    return [e for e in map(read, paths) if e.about(challenger, champion)]
+
+
+def known(store: Store, challenger: str, champion: str) -> Evidence | None:
+    """The newest of them."""
+    return (decisions(store, challenger, champion) or [None])[-1]
 
 
 def differences(store: Store, before: Artifact, after: Artifact) -> tuple[list[str], list[str]]:

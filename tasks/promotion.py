@@ -180,10 +180,13 @@ def finish(store: Store, registry: Registry, record: Record) -> Record:
 
 
 def finish_begun(store: Store, registry: Registry) -> list[str]:
-    """Finish what a killed process has begun; what was done, in words. Raises as `finish`, but for what it closes."""
+    """Finish what a killed process has begun; what was done, in words. Raises as `finish`, but for what it closes.
+
+    What was begun at another registry is left to whoever works with that one.
+    """
     said = []
     for record in history(store):
-        if record["state"] == BEGUN:
+        if record["state"] == BEGUN and record["registry"] == registry.where:
             what = f"{record['kind']} {record['id']} of {record['model']} version {record['version']}"
             try:
                 finish(store, registry, record)

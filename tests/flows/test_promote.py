@@ -274,6 +274,23 @@ def test_an_alias_that_somebody_moved_closes_what_was_begun(made: Made, killed: 
         go(made, 2)
 
 
+def test_what_was_begun_at_another_registry_stops_nothing_here(made: Made, killed: Callable[..., bool]) -> None:
+    made.evidence(2)
+    assert killed(6, lambda: go(made, 2)) and made.memory
+    made.memory.where = "elsewhere"
+    assert go(made, 2)["state"] == "done" and aliases(made)["champion"] == 2
+    assert [r["state"] for r in promotion.history(made.store)] == ["begun", "done"]
+    rollback(made.registry, made.store)
+    assert aliases(made)["champion"] == 1
+
+
+def test_a_promotion_tells_what_else_was_decided_about_the_same_two(made: Made) -> None:
+    first = made.evidence(2, guards=[])
+    made.evidence(2)
+    record = go(made, 2)
+    assert record["other_decisions"] == [f"{first.data['id']}: better"]
+
+
 def test_a_version_that_was_deleted_closes_what_was_begun(made: Made, killed: Callable[..., bool]) -> None:
     made.evidence(2)
     assert killed(6, lambda: go(made, 2))

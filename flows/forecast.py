@@ -1,34 +1,32 @@
 """What a run will need of the disk, said before it starts; one that cannot fit is refused.
 
 A stage will take what its last artifact took, scaled by what its size follows where that is known; where there is
-none, what an artifact of its kind took in another stage; else what the kind's law says (`LAWS`), or the least that is
-known of its kind. While a stage that trains is at work, its checkpoints lie there, too.
+none, what an artifact of its kind took in another stage; else what the kind's law says (flows/forecast_laws.py), or the
+least that is known of its kind. While a stage that trains is at work, its checkpoints lie there, too.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.forecast_laws import Laws
 from flows.graph import Node
 from flows.plan import fingerprints, spec_of
-from stepvideo import storage
 from stepvideo.artifact import Artifact, Store
 from stepvideo.errors import ConfigError
 from tasks.keeping_items import in_bytes, size
 
 LAST, KIND, LAW, GUESS = "its last artifact", "another of its kind", "a law of its kind", "the least known of its kind"
+BOUND = "a law with one clip a raw file"
+SCALED = ("render", "raw", "vae", "text")  # kinds whose law follows from their own settings
 TRAINED = ("train", "dpo", "turbo", "average", "reward")  # kinds whose artifact is a DiT
 CHECKPOINTS, STATE = 2, 16  # so many are kept at work; bytes of a parameter: weights, two moments, an average
 PAPERS = 6e4  # bytes of manifest, spec, events and ledger of a stage that trains
-# Bytes that artifacts took with `profile=smoke` (docs/housekeeping.md); of the curation's most are pages of gates.
-LEAST = {
-    **{"raw": 1.6e6, "render": 1.2e6, "curate": 7.9e6, "tags": 4.4e6, "captions": 4.4e6, "subsets": 4.7e6},
-    **{"text": 6e5, "vae": 1.1e6, "latents": 5.3e6, "pairs": 9e4, "couplings": 4e4, "evaluate": 3.2e5, "report": 9.3e5},
-}
+LEAST = {"pairs": 9e4, "couplings": 4e4, "evaluate": 3.2e5, "report": 9.3e5}  # bytes with `profile=smoke`
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ class Forecast:
         """For people: the need, what it rests on, and what there is."""
         if not self.needs:
             return "disk: nothing is to be made"
-        bases = {b: sum(n.basis == b for n in self.needs) for b in (LAST, KIND, LAW, GUESS)}
+        bases = {b: sum(n.basis == b for n in self.needs) for b in (LAST, KIND, LAW, BOUND, GUESS)}
         said = ", ".join(f"{n} from {b}" for b, n in bases.items() if n)
-        about = "at least" if bases[GUESS] else "about"
+        about = "at least" if bases[GUESS] or bases[BOUND] else "about"
         there = f"{in_bytes(self.free)} are free"
         return f"disk: {about} {in_bytes(self.bytes)} for {len(self.needs)} stages ({said}); {there}"
 
@@ -100,8 +98,10 @@ def forecast(cfg: Mapping[str, Any], nodes: list[Node]) -> Forecast:
     """What a run of these nodes will need. Nothing is written."""
     store = Store(cfg["store"])
     former = [] if not store.root.is_dir() else store.artifacts()[::-1]
+    there = list(expected(nodes, store))
+    laws = Laws(nodes, {node.name: artifact for node, _, artifact in there if artifact})
     dits = _dits(nodes)
-    needs = [_need(node, former, dits) for node, _, artifact in expected(nodes, store) if artifact is None]
+    needs = [_need(node, former, dits, laws) for node, _, artifact in there if artifact is None]
     quota = float(cfg.get("store_quota_gb") or 0.0) * 1e9
     free = shutil.disk_usage(_nearest(store.root)).free
     used = size(store.root) if quota and store.root.is_dir() else 0
@@ -124,28 +124,30 @@ def _nearest(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.is_dir())
 
 
-def _need(node: Node, former: list[Artifact], dits: Mapping[str, float]) -> Need:
-    law = LAWS.get(node.kind)
-    now = law(node.config) if law else dits.get(node.name, 0.0)
+def _need(node: Node, former: list[Artifact], dits: Mapping[str, float], laws: Laws) -> Need:
     state = dits.get(node.name, 0.0) * STATE * CHECKPOINTS
     for basis, same in ((LAST, "stage"), (KIND, "kind")):
         wanted = node.name if same == "stage" else node.kind
         # the one that is likest in size, the newest of these
         found = [a for a in former if a.manifest.get(same) == wanted and a.manifest["kind"] == node.kind]
         if found:
-            scales = [_scale(a, node, now) for a in found]
+            scales = [_scale(a, node, dits.get(node.name, 0.0), laws) for a in found]
             best = min(range(len(found)), key=lambda i: abs(scales[i] - 1.0))
             return Need(node.name, size(found[best].dir) * scales[best], state, basis)
-    if node.kind in TRAINED and now:
+    if node.kind in TRAINED and (now := dits.get(node.name, 0.0)):
         return Need(node.name, 4.0 * now * _models(node.config) + PAPERS, state, LAW)
-    return Need(node.name, now, 0.0, LAW) if law else Need(node.name, LEAST.get(node.kind, 0.0), 0.0, GUESS)
+    if (now := laws.of(node)) is not None:
+        return Need(node.name, now, 0.0, BOUND if laws.is_bound(node) else LAW)
+    return Need(node.name, LEAST.get(node.kind, 0.0), 0.0, GUESS)
 
 
-def _scale(former: Artifact, node: Node, now: float) -> float:
+def _scale(former: Artifact, node: Node, parameters: float, laws: Laws) -> float:
     """How much larger than a former artifact it will be, by what the size of its kind follows."""
     config = former.manifest["config"]
-    law = LAWS.get(node.kind)
-    then = law(config) if law else float(former.metrics.get("parameters", 0.0)) or _parameters(config)
+    if node.kind in SCALED:
+        now, then = laws.of(node), laws.of(Node(node.name, node.kind, config, {}))
+    else:
+        now, then = parameters, float(former.metrics.get("parameters", 0.0)) or _parameters(config)
     return now / then if now and then else 1.0
 
 
@@ -172,20 +174,3 @@ def _parameters(config: Mapping[str, Any]) -> float:
 def _models(config: Mapping[str, Any]) -> int:
     """How many a stage keeps: snapshots along the way, the last among them."""
     return max(1, int(config.get("snapshots") or 1)) if "dit" in config else 1
-
-
-def _rendered(config: Mapping[str, Any]) -> float:
-    """0.25 bytes a pixel (crf 14, yuv444p, measured on the small world), and a block of disk for each file."""
-    side = float(config["size"])
-    pixels = (float(config["width"]) or side) * (float(config["height"]) or side) * float(config["frames"])
-    return float(config["n_clips"]) * (0.25 * pixels + 4096)
-
-
-def _raw(config: Mapping[str, Any]) -> float:
-    folder = config.get("runtime", {}).get("path", "")
-    if not folder or storage.is_remote(folder) or not Path(folder).is_dir():
-        return LEAST["raw"]
-    return float(sum(p.stat().st_size + 2048 for p in storage.tree(Path(folder))))
-
-
-LAWS: dict[str, Callable[[Mapping[str, Any]], float]] = {"render": _rendered, "raw": _raw}

@@ -9,6 +9,8 @@ import time
 import pytest
 from whole import Smoke, ran
 
+from flows.forecast_laws import Laws
+from flows.graph import build
 from stepvideo import storage
 from stepvideo.cli import main
 from stepvideo.data.captions import load_captions, load_sources
@@ -16,6 +18,8 @@ from stepvideo.data.clips import load_catalog, load_ids
 from stepvideo.data.latent_cache import LatentSet
 from stepvideo.data.text_cache import TextCache
 from stepvideo.data.video_io import read_video
+from tasks.keeping_items import size
+from tasks.record import records
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +51,17 @@ def test_every_stage_made_its_artifact(smoke: Smoke) -> None:
     assert summary
     # narrow VAEs of ten steps reconstruct nothing: the oracle must say "untestable", not give rates
     assert not any(k.startswith("train/") for k in rows["evaluate.dpo"]["metrics"])
+
+
+def test_the_disk_that_stages_took_follows_its_laws(smoke: Smoke) -> None:
+    nodes = build(records(smoke.store)[0].data["config"])
+    made = {name: smoke.store.dir(name, row["key"]) for name, row in smoke.first.items()}
+    laws = Laws(nodes, {"curate": smoke.store.resolve("curate")})
+    bounds = {"vae1": 1.1, "vae2": 1.1, "text": 1.2, "tags": 1.3, "captions": 1.3, "subsets": 1.3, "latents": 2.5}
+    for node in (n for n in nodes if n.name in bounds):
+        ratio = (laws.of(node) or 0.0) / size(made[node.name])
+        print(f"{node.name}: {ratio:.2f} of what it took")
+        assert 0.8 < ratio < bounds[node.name], node.name
 
 
 def test_clips_without_a_sidecar_train_with_the_captions_that_were_made_for_them(smoke: Smoke) -> None:

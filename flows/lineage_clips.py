@@ -65,11 +65,26 @@ def used_subsets(manifest: Mapping[str, Any]) -> list[str]:
     return [config["subset"]] if kind in ("couplings", "average") and config.get("subset") else []
 
 
-def clips_behind(store: Store, artifact: Artifact) -> Clips:
-    """The raw files behind an artifact, those with most clips first.
+@dataclass(frozen=True)
+class Used:
+    """What a model, and what it comes from, was trained on: stages with their subsets, and ids by catalog."""
+
+    stages: list[dict[str, Any]]
+    ids: dict[tuple[str, str], Any]  # (stage, key) of a catalog: its clip ids
+
+    @property
+    def clips(self) -> int:
+        return len(_union(self.ids.values()))
+
+
+def used(store: Store, artifact: Artifact) -> Used:
+    """The clips behind an artifact; all of them where it is a catalog.
 
     Clips that a stage held out for validation (`held_out`) are counted: which they are depends on its seed.
     """
+    if artifact.manifest["kind"] == "curate":
+        own = (artifact.manifest["stage"], artifact.manifest["key"])
+        return Used([], {own: _union([_ids(artifact.out / "catalog.parquet")])})
     ids: dict[tuple[str, str], list[pa.Array]] = {}  # of the subsets artifact
     stages = []
     for each in [artifact, *ancestors(store, artifact)]:
@@ -81,22 +96,22 @@ def clips_behind(store: Store, artifact: Artifact) -> Clips:
         ids.setdefault((source.manifest["stage"], source.manifest["key"]), []).extend(mine)
         m = each.manifest
         stages.append({"stage": m["stage"], "key": m["key"], "subsets": names, "clips": len(_union(mine))})
+    return Used(stages, {ref: _union(arrays) for ref, arrays in _by_catalog(store, ids).items()})
+
+
+def clips_behind(store: Store, artifact: Artifact) -> Clips:
+    """The raw files behind an artifact, those with most clips first."""
+    found = used(store, artifact)
     files: list[RawFile] = []
-    total: list[pa.Array] = []
-    for (stage, key), arrays in _by_catalog(store, ids).items():
-        catalog = store.find(stage, key, verify=False)
-        union = _union(arrays)
-        total.append(union)
-        if catalog:
-            files += _files(store, catalog, union)
-    return Clips(sorted(files, key=lambda f: (-f.clips, f.role, f.file)), stages, len(_union(total)) if total else 0)
+    for ref, ids in found.ids.items():
+        if catalog := store.find(*ref, verify=False):
+            files += _files(store, catalog, ids)
+    return Clips(sorted(files, key=lambda f: (-f.clips, f.role, f.file)), found.stages, found.clips)
 
 
 def catalog_files(store: Store, catalog: Artifact) -> list[RawFile]:
     """Every raw file with a clip in a catalog."""
-    import pyarrow.parquet as pq
-
-    return _files(store, catalog, pq.read_table(catalog.out / "catalog.parquet", columns=["clip_id"])["clip_id"])
+    return clips_behind(store, catalog).files
 
 
 def _by_catalog(store: Store, ids: Mapping[tuple[str, str], list[pa.Array]]) -> dict[tuple[str, str], list[pa.Array]]:

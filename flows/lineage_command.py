@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from rich.tree import Tree
 
 from flows import screen
 from flows.lineage import ancestors, find, rebuild
-from flows.lineage_clips import Clips, catalog_files, clips_behind
-from flows.lineage_video import SETTINGS, Origin, origin
+from flows.lineage_clips import Clips, clips_behind
+from flows.lineage_page import again, write_page
+from flows.lineage_video import Origin, origin
 from flows.screen import clock, key_metric
 from flows.status import store_of
 from stepvideo.artifact import Artifact, Store
@@ -24,11 +24,14 @@ from stepvideo.errors import ArtifactError
 SHOWN = 20  # raw files on a terminal; --json has all
 
 
-def lineage_command(folder: str | None, ref: str, clips: bool = False, as_json: bool = False) -> int:
-    """Print the tree of artifacts down to the raw data, and the commands that make the artifact, or the video, again.
+def lineage_command(
+    folder: str | None, ref: str, clips: bool = False, as_json: bool = False, html: str | None = None
+) -> int:
+    """Print the tree of artifacts down to the raw data, and the commands that make the artifact, or the video, again;
+    with `html` also as a page with the video and pictures of the clips behind it.
 
     Raises:
-        ArtifactError: the name stands for nothing, or nobody knows where the video is from.
+        ArtifactError: the name stands for nothing, nobody knows where the video is from, or the page cannot be written.
     """
     store = store_of(folder)
     made = origin(store, Path(ref)) if Path(ref).is_file() else None
@@ -41,7 +44,9 @@ def lineage_command(folder: str | None, ref: str, clips: bool = False, as_json: 
         raise ArtifactError(
             f"{ref} was made by {made.model}, which is not in {store.root}; name the store that it is in with --store"
         )
-    files = _files(store, artifact) if clips else None
+    files = clips_behind(store, artifact) if clips or html else None
+    if html and files:
+        write_page(store, artifact, made, files, Path(html))
     if as_json:
         print(json.dumps(_as_dict(store, artifact, made, files), indent=1, ensure_ascii=False))
         return 0
@@ -50,16 +55,10 @@ def lineage_command(folder: str | None, ref: str, clips: bool = False, as_json: 
     console.print(tree)
     if files:
         _show_clips(console, files)
-    for line in [*rebuild(artifact), *(_again(made) if made else [])]:
+    lines = [*rebuild(artifact), *(again(made) if made else [])]
+    for line in [*lines, *([f"next: open {Path(html).absolute().as_uri()}"] if html else [])]:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0
-
-
-def _files(store: Store, artifact: Artifact) -> Clips:
-    if artifact.manifest["kind"] == "curate":
-        files = catalog_files(store, artifact)
-        return Clips(files, [], sum(f.clips for f in files))
-    return clips_behind(store, artifact)
 
 
 def _show_video(console: Console, made: Origin) -> None:
@@ -67,23 +66,6 @@ def _show_video(console: Console, made: Origin) -> None:
     said = {"known from": made.how, "model": made.model, "weights": made.weights, **made.settings}
     for name, value in said.items():
         console.print(f"  {name}: {value}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _again(made: Origin) -> list[str]:
-    """The command that draws a generated video again; nothing for data."""
-    s = made.settings
-    if "prompt" not in s or made.artifact is None:
-        return []
-    if "index" in s:  # of an evaluation: its noise follows from the seed and the place in the list of prompts
-        return []
-    ref = f"{made.artifact.manifest['stage']}/{made.artifact.manifest['key'][:8]}"
-    given = {
-        "model": ref,
-        **{option: s[k] for k, option in SETTINGS.items() if option and k in s and not (k == "fps" and s[k] == 25)},
-    }
-    options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    start = " --image FIRST_FRAME" if "image" in s else ""
-    return [f"the video again: {shlex.join(['stepvideo', 'generate', s['prompt'], *options])}{start} --out again.mp4"]
 
 
 def _show_clips(console: Console, found: Clips) -> None:
@@ -111,17 +93,20 @@ def _as_dict(store: Store, artifact: Artifact, made: Origin | None, files: Clips
 
 
 def _grow(tree: Tree, store: Store, artifact: Artifact, seen: set[tuple[str, str]]) -> None:
-    """Inputs below; a subtree that was printed is only named."""
+    """Inputs below; those that were printed before are only named, beside the artifact that they are inputs of."""
+    again: list[str] = []
     for role, ref in artifact.manifest["inputs"].items():
+        prefix = "" if role == ref["stage"] else f"{role}: "
         source = store.find(ref["stage"], ref["key"], verify=False)
         if source is None:
-            tree.add(f"{role}: [red]{ref['stage']}/{ref['key']} is no longer in the store[/]")
+            tree.add(f"{prefix}[red]{ref['stage']}/{ref['key']} is no longer in the store[/]")
         elif (ref["stage"], ref["key"]) in seen:
-            tree.add(f"[dim]{role}: {ref['stage']}/{ref['key'][:8]} (above)[/]")
+            again.append(f"{prefix}{ref['stage']}")
         else:
             seen.add((ref["stage"], ref["key"]))
-            prefix = "" if role == ref["stage"] else f"{role}: "
             _grow(tree.add(prefix + _label(source)), store, source, seen)
+    if again:
+        tree.label = f"{tree.label} [dim]also from {escape(', '.join(again))}[/]"
 
 
 def _label(artifact: Artifact) -> str:

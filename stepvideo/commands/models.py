@@ -12,6 +12,8 @@ from stepvideo.subcommands import Command
 def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ref", metavar="REF", help=f"a video file, or {REF}")
     parser.add_argument("--clips", action="store_true", help="also the raw files behind the model, with clips used")
+    text = "also write a page: the video, what it was made from, the raw files with pictures of their clips"
+    parser.add_argument("--html", metavar="FILE", help=text)
     add_json(parser)
     add_store(parser)
 
@@ -40,7 +42,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
 def _lineage(args: argparse.Namespace) -> int:
     from flows.lineage_command import lineage_command
 
-    return lineage_command(args.store, args.ref, args.clips, args.json)
+    return lineage_command(args.store, args.ref, args.clips, args.json, args.html)
 
 
 def _compare(args: argparse.Namespace) -> int:

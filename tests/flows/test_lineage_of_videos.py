@@ -106,6 +106,23 @@ def test_the_raw_files_behind_a_model(made: MadeRuns, lineage) -> None:
     assert "4 raw files, 12 clips" in lineage("curate", "--clips")
 
 
+def test_the_page_has_the_video_and_pictures_of_the_clips(made: MadeRuns, lineage, tmp_path: Path) -> None:
+    write_output(tmp_path / "clip.mp4", FRAMES, {}, 25)
+    sft = model(made, media=(tmp_path / "clip.mp4").read_bytes())
+    about = {"prompt": "a <red> circle", "seed": 7, "model": f"sft.1/{sft.manifest['key'][:8]}"}
+    write_output(tmp_path / "red.mp4", FRAMES, about, 25)
+    assert "next: open file://" in lineage(str(tmp_path / "red.mp4"), "--html", str(tmp_path / "red.html"))
+    html = (tmp_path / "red.html").read_text()
+    assert html.count("data:video/mp4;base64,") == 1 and html.count("data:image/jpeg;base64,") == 6
+    assert "a &lt;red&gt; circle" in html and "f3.mp4<small>raw, 1 of 3 clips" in html and "CC-BY-4.0" in html
+    assert html.count("<b>curate</b>") == 1 and "above" in html and "stepvideo generate" in html
+    for media in made.store.root.glob("curate/*/out/media/*"):
+        media.unlink()
+    lineage(f"sft.1/{sft.manifest['key']}", "--html", str(tmp_path / "red.html"))
+    html = (tmp_path / "red.html").read_text()
+    assert "image/jpeg" not in html and html.count("its clips have no media here") == 4
+
+
 def test_a_hundred_thousand_clips(made: MadeRuns) -> None:
     sft = model(made, clips=100_000, files=20_000)
     started = time.process_time()

@@ -110,11 +110,13 @@ def _ask(asked: Asked, votes: Path, made: Path, wait: Callable[[str, Path], None
     say(f"end stepvideo study close {folder}. This goes on by itself then, or by the same command again")
     while not is_closed(folder):
         wait(name, folder)
-    _take_votes(folder, votes)
+    say(f"{name}: {_take_votes(folder, votes)}")
 
 
-def _take_votes(folder: Path, votes: Path) -> None:
-    """The preference pairs of a closed study, by its own rules of exclusion and by majority."""
+def _take_votes(folder: Path, votes: Path) -> str:
+    """The preference pairs of a closed study, by its own rules of exclusion and by majority; what became of its pairs,
+    in words.
+    """
     from stepvideo.preference.adjudicate import adjudicate
     from stepvideo.preference.pairs_table import pairs, write_pairs
     from stepvideo.preference.quality import screen
@@ -122,7 +124,10 @@ def _take_votes(folder: Path, votes: Path) -> None:
 
     with _opened(folder) as session:
         found = screen(vote_rows(session, folder), session.study.config.rules)
-        write_pairs(votes, pairs(session.study, adjudicate(found))[0])
+        rows, left_out = pairs(session.study, adjudicate(found))
+        write_pairs(votes, rows)
+    decided, ties = len(rows) - left_out["ties"], left_out["ties"]
+    return f"{decided} preferences; no preference: {ties} ties, {left_out['undecided']} undecided, not trained on"
 
 
 def _make(folder: Path, made: Path, settings: list[str]) -> None:

@@ -42,7 +42,8 @@ def people_vote(folder: Path) -> None:
     study = load(folder)
     session = Session(study, Store(folder, study.opaque("database")))
     session.store.write(lambda c: tokens.add(c, "made", 1.0, tokens.ANNOTATOR, time.time()))
-    assert take_part(Direct(session, folder, "made"), Annotator("made", noise=0.0, tie=0.0, flip=0.0), brightness) == 3
+    person = Annotator("made", noise=0.0, tie=0.05, flip=0.0)
+    assert take_part(Direct(session, folder, "made"), person, brightness) == 4
     close(session, folder)
     session.store.close()
 
@@ -53,16 +54,16 @@ def test_studies_are_made_waited_for_and_their_votes_go_on(tmp_path: Path) -> No
     key = ["first"]
 
     def run(overrides: list[str], until: str | None):
-        """What the stage makes with save_videos: of every prompt sample 1 is the bright one."""
+        """What the stage makes with save_videos: of every prompt but the last sample 1 is the bright one."""
         ran.append((until, overrides[1:]))
         made = tmp_path / "made"
         if until in ("pairs", "fresh.2") and not made.exists():
             (made / "videos").mkdir(parents=True)
-            for n in range(3):
+            for n in range(4):
                 for k in range(2):
-                    frames = np.full((9, 32, 32, 3), 40 + 150 * k, np.uint8)
+                    frames = np.full((9, 32, 32, 3), 40 + (150 if n < 3 else 4) * k, np.uint8)
                     write_video(made / "videos" / f"p{n:04d}-{k}.mp4", frames, 25)
-            rows = [{"id": f"p{n:04d}", "zh": f"第{n}个", "category": "made"} for n in range(3)]
+            rows = [{"id": f"p{n:04d}", "zh": f"第{n}个", "category": "made"} for n in range(4)]
             (made / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         return [{"stage": until or "turbo", "path": str(made), "key": key[0]}]
 
@@ -76,7 +77,8 @@ def test_studies_are_made_waited_for_and_their_votes_go_on(tmp_path: Path) -> No
     asked = Asked(["profile=smoke", "on_policy_rounds=2"], str(tmp_path / "studies"), "", SIMULATED)
     with pytest.raises(Interrupted):
         align(asked, run, wait, print)
-    rows = align(Asked([*asked.overrides], asked.studies, "", SIMULATED), run, wait, print)
+    said: list[str] = []
+    rows = align(Asked([*asked.overrides], asked.studies, "", SIMULATED), run, wait, said.append)
     assert rows[-1]["stage"] == "turbo" and waited == ["pairs", "pairs", "fresh.2"]
     votes = [f"only.{n}.runtime.votes={tmp_path}/studies/{n}.jsonl" for n in ("pairs", "fresh.2")]
     rounds = "on_policy_rounds=2"
@@ -85,7 +87,10 @@ def test_studies_are_made_waited_for_and_their_votes_go_on(tmp_path: Path) -> No
         ("fresh.2", [rounds, votes[0], "only.fresh.2.save_videos=true"]),
         (None, [rounds, *votes]),
     ]
-    found = [json.loads(line) for line in (tmp_path / "studies" / "pairs.jsonl").read_text().splitlines()]
+    told = "3 preferences; no preference: 1 ties, 0 undecided, not trained on"
+    assert [line for line in said if "preferences" in line] == [f"pairs: {told}", f"fresh.2: {told}"]
+    *found, tie = (json.loads(line) for line in (tmp_path / "studies" / "pairs.jsonl").read_text().splitlines())
+    assert tie["outcome"] == "tie" and tie["samples"] == ["p0003-0", "p0003-1"]
     assert [(r["winner"], r["loser"]) for r in found] == [(f"p{n:04d}-1", f"p{n:04d}-0") for n in range(3)]
     assert all(r["simulated"] for r in found)
 

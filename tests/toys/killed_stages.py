@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -81,6 +82,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {  # name: kind
         {**DIT_TRAIN, "media": "videos", "subset": "sft_1", "lora": {"rank": 2, "dropout": 0.1}},  # dropout draws
     ),
     "dpo": ("dpo", ("init", "pairs"), {**ALIGN, "optim": {"lr": 1e-3, "warmup": 2}}),
+    "reward": ("reward", ("init", "pairs"), {**ALIGN, "held_out": 0.5, "optim": {"lr": 1e-3, "warmup": 2}}),  # dropout
     "turbo": ("turbo", ("init", "couplings", "latents"), {**ALIGN, "sampling": {"steps": 1, "cfg": 1.0}}),
 }
 
@@ -106,6 +108,8 @@ def make_inputs(folder: Path) -> Path:
     ):
         (folder / name).mkdir()
         save_file(tensors, folder / name / f"{name}.safetensors")
+    rows = ({"prompt": f"prompt {i}", "votes": [1, 1, -1 if i % 3 else 0]} for i in range(8))
+    storage.write_atomic(folder / "pairs/pairs.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 

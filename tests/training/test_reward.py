@@ -15,10 +15,12 @@ from latent_cache import context
 from safetensors.torch import save_file
 
 from stepvideo.data.draw import rng
-from stepvideo.errors import ArtifactError, StepVideoError
+from stepvideo.errors import ArtifactError, ConfigError, StepVideoError
 from stepvideo.models.checkpoints import save_dit
 from stepvideo.models.config import DiTConfig
 from stepvideo.models.dit import DiT
+from stepvideo.parallel.config import TrainParallelConfig
+from stepvideo.parallel.train import TrainParallel
 from stepvideo.stage import kind, resolve
 from stepvideo.training.dpo_config import RankedConfig, RewardConfig
 from stepvideo.training.ranked import score
@@ -194,6 +196,32 @@ def test_two_ranks_train_as_one(stage, tmp_path):
     both, other = rank_pool.shared()(2, on_a_rank, inputs, tmp_path / "two", STEPS)
     assert not other and both["loss"] == pytest.approx(alone["loss"], rel=0.01)
     assert both["tie"] == pytest.approx(alone["tie"], rel=0.02) and both["nll"] == pytest.approx(alone["nll"], rel=0.02)
+
+
+@pytest.mark.parametrize("degree", ["tensor", "ulysses"])
+def test_ranks_that_divide_a_network_refuse_it(monkeypatch, degree):
+    """Before anything of it is divided, and by name; the stage says the same (in soak)."""
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    parallel = TrainParallel(TrainParallelConfig(**{degree: 2}), 2, torch.device("cpu"), None)
+    with pytest.raises(ConfigError, match=rf"{degree}=2.* divide a DiT, not a RewardModel; leave them at 1"):
+        parallel.divide(RewardModel(dit()), precision="32-true")
+
+
+def refused_on_a_rank(*args):
+    with pytest.raises(ConfigError) as refused:
+        on_a_rank(*args)
+    return str(refused.value)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("degree", ["tensor", "ulysses"])
+def test_a_stage_on_such_ranks_ends_with_that_error(tmp_path, degree):
+    inputs = {"init": tmp_path / "init", "pairs.1": made_pairs(tmp_path / "pairs")}
+    save_dit(dit(), tmp_path / "init")
+    config = {**STEPS, "runtime": {**RUNTIME, "parallel": {degree: 2}}}
+    said = rank_pool.shared()(2, refused_on_a_rank, inputs, tmp_path / "two", config)
+    assert all(f"parallel.{degree}=2" in text and "not a RewardModel" in text for text in said)
+    assert not list((tmp_path / "two" / "out").iterdir()), "nothing is half-written"
 
 
 def test_labels_that_say_nothing_teach_nothing(tmp_path):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
+from typing import Any
 
+from flows.events import post
 from stepvideo import storage
 from stepvideo.artifact import Store
 from tasks.versions import Version
@@ -12,7 +15,6 @@ from tasks.versions import Version
 TRIGGERS = "_triggers"
 KIND = "data_version"
 EVENT = "stepvideo.data.published"
-TIMEOUT_S = 10
 
 
 def announce(version: Version, store: Store) -> list[str]:
@@ -27,6 +29,7 @@ def announce(version: Version, store: Store) -> list[str]:
     if not version.new and any(path.exists() for path in known):
         return []  # waits, or was taken and put aside
     about = {"kind": KIND, "name": version.name, "parent": version.meta.get("parent"), "time": version.time}
+    about["overrides"] = settings(version, store)  # or a retraining with other settings would not see the new data
     storage.write_json(place(version.name, store), about)
     if not os.environ.get("PREFECT_API_URL"):
         return []
@@ -41,21 +44,16 @@ def place(name: str, store: Store) -> Path:
     return store.root / TRIGGERS / f"data-{name}.json"
 
 
-def _emit(version: Version, about: dict[str, object]) -> None:
-    """Sent at once and not by Prefect's background thread, which would only log that it failed."""
-    from prefect.client.orchestration import SyncPrefectClient
-    from prefect.events import Event, Resource
+def settings(version: Version, store: Store) -> list[str]:
+    """What the run that made a version was told about its data: `raw`, `labels`, `data`, settings of its stages."""
+    about: dict[str, Any] = version.meta.get("artifacts") or {}
+    made = (store.find(stage, a["key"], verify=False) for stage, a in about.items())
+    commands = [a.manifest.get("lineage", {}).get("command", "") for a in made if a]
+    given = shlex.split(commands[-1]) if commands else []
+    wanted = (*(f"{name}=" for name in ("raw", "labels", "data")), *(f"stages.{stage}." for stage in about))
+    return [word for word in given if word.startswith(wanted)]
 
-    resource = Resource(
-        {"prefect.resource.id": f"stepvideo.data.{version.name}", "prefect.resource.name": version.name}
-    )
-    event = Event(event=EVENT, resource=resource, payload={**about, "digest": version.digest})
-    server = os.environ["PREFECT_API_URL"]  # Prefect's own settings are those of its first import in this process
-    client = SyncPrefectClient(
-        server,
-        auth_string=os.environ.get("PREFECT_API_AUTH_STRING"),
-        api_key=os.environ.get("PREFECT_API_KEY"),
-        httpx_settings={"timeout": TIMEOUT_S},
-    )
-    with client:
-        client._client.post("/events", json=[event.model_dump(mode="json")]).raise_for_status()
+
+def _emit(version: Version, about: dict[str, Any]) -> None:
+    resource = {"prefect.resource.id": f"stepvideo.data.{version.name}", "prefect.resource.name": version.name}
+    post(EVENT, resource, {**about, "digest": version.digest})

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from flows import retrain_triggers, screen
-from flows.compose import compose
+from flows.align import quoted
+from flows.compose import ROOT, compose
 from flows.graph import build
 from flows.plan import HIT, plan
 from flows.retrain_verdict import NO_CHAMPION, PROMOTED, Outcome
 from flows.retrain_work import Asked, Rows, affected, due, retrain
 from flows.status import store_of
+from stepvideo import storage
 from stepvideo.artifact import Store
 from stepvideo.errors import StepVideoError
 
@@ -56,6 +58,16 @@ def trigger_command(folder: str | None, reason: str, detail: str, overrides: lis
     path, said = retrain_triggers.leave(store, reason, detail, overrides)
     print(f"{path}\n{said}\nnext: stepvideo retrain --triggered with the settings of the cascade")
     return 0
+
+
+def labels_added(folder: str | None, labels: Path) -> None:
+    """A trigger for labels that people gave, once for their content. Nothing where there is no store to retrain in."""
+    if folder is None and not (ROOT / "runs" / "store").is_dir():
+        return
+    named = f"labels-{storage.sha256_file(labels)[:16]}"
+    settings = [f"labels={quoted(str(labels.absolute()))}"]
+    path, said = retrain_triggers.leave(store_of(folder), "labels", labels.name, settings, named)
+    print(f"a reason to retrain: {path} ({said})")
 
 
 def _once(asked: Asked, console: Any) -> Outcome:

@@ -25,11 +25,15 @@ from flows import retrain_schedule, retrain_triggers
 from flows.compose import compose
 from flows.graph import Node, build
 from flows.plan import HIT, Step, fingerprints, plan
+from flows.promote import registry_of
+from flows.promote_evidence import known
 from flows.retrain_verdict import Asking, Outcome, verdict
 from stepvideo import storage
 from stepvideo.artifact import Store, lock
 from stepvideo.config import digest, load, result_part
 from stepvideo.errors import ConfigError, StepVideoError
+from tasks import promotion
+from tasks.registry import CHAMPION
 
 FOLDER, CURRENT = "_retrain", "current.json"
 BEGUN, DONE, FAILED = "begun", "done", "failed"
@@ -104,16 +108,32 @@ def retrain(
         return Outcome("nothing due", _undue(asked, now()))
     with _alone(store, say) as waited:
         reasons = due(asked, store, now())
+        reasons.triggers[:] = [each for each in reasons.triggers if _makes_sense(asked, store, *each, say)]
         if not reasons:
-            return Outcome("attached", f"another retraining took it meanwhile: {_last(store)}")
-        overrides = [*asked.overrides, *(o for _, t in reasons.triggers for o in t.overrides)]
-        asked_now = Asked(**{**vars(asked), "overrides": overrides})
+            return Outcome("attached" if waited else "nothing due", f"no trigger is left to serve: {_last(store)}")
+        settings, late = retrain_triggers.merged(reasons.triggers)
+        asked_now = Asked(**{**vars(asked), "overrides": [*asked.overrides, *settings]})
         outcome = _work(asked_now, store, reasons, run, console, say, ask, waited)
         for path, trigger in reasons.triggers:
-            retrain_triggers.done(path, trigger, outcome.state)
+            retrain_triggers.done(path, trigger, late.get(path, outcome.state))
         if reasons.slot is not None:
             retrain_schedule.serve(store, asked.cron, asked.timezone, reasons.slot)
         return outcome
+
+
+def _makes_sense(asked: Asked, store: Store, path: Path, trigger: retrain_triggers.Trigger, say: Say) -> bool:
+    """Whether a run can have a trigger's settings; one that cannot is put aside, so that it stops no other."""
+    try:
+        cfg = compose([*asked.overrides, *trigger.overrides]) if trigger.overrides else {"store": str(store.root)}
+        if cfg["store"] != str(store.root):
+            raise ConfigError(f"a trigger sets store={cfg['store']}; it belongs to {store.root}, which it lies in")
+        if trigger.overrides:
+            build(cfg)
+    except StepVideoError as e:
+        say(f"put aside, as no run can have its settings: {path.name}, {trigger}: {e}")
+        retrain_triggers.refuse(path, trigger, str(e))
+        return False
+    return True
 
 
 def affected(steps: Sequence[Step]) -> list[str]:
@@ -137,8 +157,6 @@ def _work(
     waited: bool,
 ) -> Outcome:
     cfg = compose(asked.overrides)
-    if cfg["store"] != str(store.root):
-        raise ConfigError(f"a trigger sets store={cfg['store']}; it belongs to {store.root}, which it lies in")
     nodes = build(cfg)
     code = fingerprints(nodes)
     path = store.root / FOLDER / f"{work_key(nodes, code)}.json"
@@ -147,7 +165,8 @@ def _work(
     lines = affected(steps)
     why = reasons.why(asked.timezone)
     say(f"retrain, because: {'; '.join(why)}")
-    if not lines and before.get("state") not in (BEGUN, FAILED):
+    open_yet = before.get("state") in (BEGUN, FAILED) or (not before and _unjudged(store, cfg, nodes, steps))
+    if not lines and not open_yet:
         done = f"; {before['outcome']}: {before['said']}" if before else ""
         state = "attached" if waited and before else "nothing affected"
         return Outcome(state, f"nothing to train: all {len(steps)} stages are in the store with this content{done}")
@@ -175,6 +194,16 @@ def _work(
     said = {"state": DONE, "outcome": outcome.state, "said": outcome.said, "ran": ran, "ended": time.time()}
     storage.write_json(path, record | said | {"decision": outcome.decision, "promotion": outcome.promotion})
     return outcome
+
+
+def _unjudged(store: Store, cfg: dict[str, Any], nodes: Sequence[Node], steps: Sequence[Step]) -> bool:
+    """Whether a run has made the model already and nobody has compared it with the champion."""
+    final = [n for n in nodes if n.final][-1].name
+    model = next(s.artifact for s in steps if s.node.name == final)
+    champion = registry_of(cfg).at(CHAMPION)
+    if model is None or champion is None or champion.digest == model.digest:
+        return False
+    return not (known(store, model.digest, champion.digest) or promotion.rolled_back(store, model.digest))
 
 
 def _checked(asked: Asked) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import driver
+from flows import driver, retrain_triggers
 from flows.compose import ROOT, chosen, compose, data_folder
 from flows.config import CascadeConfig
 from flows.graph import Node, build
@@ -18,6 +18,7 @@ from flows.plan import fingerprints, spec_of
 from stepvideo.artifact import Artifact, Store
 from stepvideo.stage import StageSpec
 from tasks import data_version
+from tasks.drift import drifted
 from tasks.gatekeeper import GATED, check
 from tasks.launch import Launcher
 from tasks.launchers import launcher
@@ -113,16 +114,21 @@ class Session:
         try:
             report = check(node.kind, node.config, made, catalog, self.store)
         except GateFailed as e:
-            self._judged(node, e.report)
+            self._judged(node, made, e.report)
             raise
-        self._judged(node, report)
+        self._judged(node, made, report)
         self.notes.append(f"data docs: {report.docs_index_path}")
         self.notes += [f"warning: {w}" for w in report.warnings]
         return report
 
-    def _judged(self, node: Node, report: GateReport) -> None:
+    def _judged(self, node: Node, made: Artifact, report: GateReport) -> None:
+        """Into the record. Data that fail or have drifted are a reason to retrain, which is left in the store."""
         about = {"passed": report.success, "warnings": len(report.warnings), "docs": str(report.docs_index_path)}
         self.record.update_stage(node.name, gate=about)
+        moved = drifted([*report.warnings, *report.failed])
+        if moved or not report.success:
+            said = f"{node.name} has drifted: {', '.join(moved)}" if moved else f"{node.name} failed its gate"
+            retrain_triggers.leave(self.store, "drift", said, name=f"drift-{made.digest[:16]}")
 
     def _catalog(self, node: Node) -> Path | None:
         """The catalog that a node makes, or that it comes from."""

@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from stepvideo import __version__
-from stepvideo.commands import cascade, data, deploy, keeping, models, promotion, team, watching
+from stepvideo.commands import cascade, data, deploy, keeping, labels, models, promotion, team, watching
 from stepvideo.commands.arguments import add_model, add_store
 from stepvideo.curation import funnel_command as funnel
 from stepvideo.curation import sheet_command as sheet
 from stepvideo.curation.browse import command as browse
-from stepvideo.curation.labelling import command as label
 from stepvideo.data import balance_command as balance
 from stepvideo.emulator import command as emulate
 from stepvideo.emulator import search_command as searching
@@ -130,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         ("funnel", funnel),
         ("browse", browse),
         ("sheet", sheet),
-        ("label", label),
+        ("label", labels),
     ):
         module.add_arguments(command(name, module.call, module.HELP))
     recipe.add_arguments(command("recipe", _recipe, recipe.HELP))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tasks.gates import GateReport
+from collections.abc import Iterable
+from typing import Any
 
 DRIFT = 0.5  # of a standard deviation of the last version
-NOTE = "the mean has drifted from that of the last version"
 MEANING = (
     "its mean moved since the last version in this store: right if you changed the data, else look at the Data Docs"
 )
@@ -34,9 +31,9 @@ def expect_means(frame: Any, older: Any, columns: list[str]) -> list[Any]:
     return found
 
 
-def drifted(report: GateReport) -> list[str]:
-    """The columns that have drifted, of all findings of a gate."""
-    return [f.expectation.split()[0] for f in (*report.warnings, *report.failed) if NOTE in f.detail]
+def drifted(findings: Iterable[Any]) -> list[str]:
+    """The columns that have drifted, of findings of a gate (`tasks.gates.Finding`)."""
+    return [f.expectation.split()[0] for f in findings if MEANING in f.detail]
 
 
 def _range(values: Any) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from stepvideo.errors import StepVideoError
 from tasks.drift import expect_means
 from tasks.gates import GateReport, gate
 
-SUITE_VERSION = 2  # as in `gates`
+SUITE_VERSION = 3  # as in `gates`
 WRITTEN_HERE = ("vlm", "rule")  # sources of captions
 FLAGGED = 0.5  # share of the captions that were written here which the checks doubt, above which there is a warning
 DOUBTED = "more than half of what was written here is doubted: `captions` on the sheet, and checks.parquet, say why"

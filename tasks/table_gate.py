@@ -12,7 +12,7 @@ from stepvideo.errors import StepVideoError
 from tasks.drift import expect_means
 from tasks.gates import GateReport, gate
 
-SUITE_VERSION = 2  # as in `gates`
+SUITE_VERSION = 3  # as in `gates`
 REFERENCES = ("duplicate_of",)  # columns that name another clip of the catalog, or nothing
 UNKNOWN = 0.2  # share of clips without a value above which there is a warning, where the backend was not absent
 # What a column may hold, wherever it stands; others have no bounds.

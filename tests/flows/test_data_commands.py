@@ -128,7 +128,8 @@ def test_prefect_is_told_where_there_is_one(tmp_path: Path, monkeypatch) -> None
     assert (
         event["event"] == "stepvideo.data.published" and event["resource"]["prefect.resource.id"] == "stepvideo.data.v7"
     )
-    assert event["payload"] == {"kind": "data_version", "name": "v7", "parent": "v6", "time": 5.0, "digest": "ab"}
+    payload = {"kind": "data_version", "name": "v7", "parent": "v6", "time": 5.0, "overrides": [], "digest": "ab"}
+    assert event["payload"] == payload
     server.shutdown()
     server.server_close()
     place = data_event.place("v7", store)

@@ -17,6 +17,10 @@ from rich.console import Console
 from flows.promote import last_config, promote, registry_of
 from flows.retrain_command import _plainly
 from flows.retrain_work import Asked, retrain
+from flows.session import Session
+from stepvideo import storage
+from tasks.drift import MEANING
+from tasks.gates import Finding, GateFailed, GateReport
 
 
 class Place:
@@ -68,6 +72,27 @@ class Place:
 
     def records(self) -> list[dict[str, Any]]:
         return json.loads(self.cli("promotions", "--json"))
+
+
+def triggers(place: Place, where: str = "") -> list[dict[str, Any]]:
+    """Those that wait, or lie in a folder below."""
+    return [storage.read_json(p) for p in sorted((place.store.root / "_triggers" / where).glob("*.json"))]
+
+
+def gated(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate behind the stage `data`: it sees drift, or fails where the raw folder is called "fails"."""
+    docs = place.mini.folder / "docs.html"
+    moved = Finding("clips", "tag_blur column_mean_to_be_between({})", "warning", f"observed 9; {MEANING}")
+    broken = GateReport(False, [], [Finding("clips", "frames", "critical", "0 rows")], docs, 1)
+
+    def check(*_: Any) -> GateReport:
+        if place.raw.name == "fails":
+            raise GateFailed("the catalog fails", broken)
+        return GateReport(True, [moved], [], docs, 1)
+
+    monkeypatch.setattr("flows.session.check", check)
+    monkeypatch.setattr("flows.session.GATED", ("toy-data",))
+    monkeypatch.setattr(Session, "_catalog", lambda *_: docs)
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--adjudicator", action="append", default=[], metavar="NAME", help="an annotator whose word decides"
     )
+    text = "an artifact store whose retraining is to know of them (runs/store, if it is there)"
+    sub.add_argument("--store", metavar="DIR", help=text)
     sub.add_argument("--least", type=int, default=1, metavar="INT", help="annotators that a clip needs (1)")
     sub.set_defaults(action=_import)
 

@@ -57,7 +57,7 @@ def _decision(d: Decision) -> str:
 
 
 def _table(d: Decision) -> str:
-    head = ("", "champion", "challenger", "difference", "visible", "prompts", "verdict")
+    head = ("", "verdict", "champion", "challenger", "difference", "visible", "prompts")
     rows = "".join(_row(line) for line in (d.metric, *d.guards))
     return (
         f'<div class="wide"><table><tr>{"".join(f"<th>{h}</th>" for h in head)}</tr>{rows}</table></div>'
@@ -68,13 +68,11 @@ def _table(d: Decision) -> str:
 def _row(line: Line) -> str:
     verdict = f'<td class="{CHIPS.get(line.verdict, "open")}">{WORDS.get(line.verdict, line.verdict)}</td>'
     if not (line.champion and line.challenger and line.difference):
-        return f"<tr><td>{escape(line.name)}</td>{'<td>–</td>' * 4}<td>{line.prompts}</td>{verdict}</tr>"
+        return f"<tr><td>{escape(line.name)}</td>{verdict}{'<td>–</td>' * 4}<td>{line.prompts}</td></tr>"
     cells = (percent(line.champion), percent(line.challenger), points(line.difference))
+    figures = "".join(f"<td>{c.replace(' (', '<small>(')}</small></td>" for c in cells)
     seen = f"<td>{100 * (line.visible or 0):.1f} points</td>"
-    return (
-        f"<tr><td>{escape(line.name)}</td>{''.join(f'<td>{c}</td>' for c in cells)}{seen}"
-        f"<td>{line.prompts}</td>{verdict}</tr>"
-    )
+    return f"<tr><td>{escape(line.name)}</td>{verdict}{figures}{seen}<td>{line.prompts}</td></tr>"
 
 
 def _plot(d: Decision) -> str:
@@ -82,7 +80,7 @@ def _plot(d: Decision) -> str:
     lines = [line for line in (d.metric, *d.guards) if line.difference]
     if not lines:
         return ""
-    width, label, row, top = 640, 230, 20, 26
+    width, label, row, top = 680, 270, 20, 26
     bounds = [b for line in lines if line.difference for b in (line.difference.low, line.difference.high)]
     x = svg.span([*bounds, 0.0, -d.rules.margin], label, width - 16)
     base = top + row * len(lines)
@@ -119,7 +117,8 @@ def _models(about: Mapping[str, Any]) -> str:
     rows = ""
     for name in ("name", "stage", "key", "digest", "path"):
         cells = "".join(
-            f"<td><code>{escape(str(about[side][name]))}</code></td>" for side in ("champion", "challenger")
+            f'<td style="white-space:normal;overflow-wrap:anywhere"><code>{escape(str(about[side][name]))}</code></td>'
+            for side in ("champion", "challenger")
         )
         rows += f"<tr><td>{name}</td>{cells}</tr>"
     return f'<div class="wide"><table><tr><th></th><th>champion</th><th>challenger</th></tr>{rows}</table></div>'

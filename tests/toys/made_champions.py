@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import toy_champion
+from made_runs import film
 from memory_registry import MemoryRegistry
 
 from flows.promote import registry_of
@@ -21,10 +23,10 @@ MODEL = "stepvideo-t2v"
 
 
 class Made:
-    """Versions 1, 2, … with skills. `uri`: of MLflow; "": the registry is in memory."""
+    """Versions 1, 2, … with skills. `uri`: of MLflow; "": the registry is in memory. `films`: prompts with a video."""
 
-    def __init__(self, folder: Path, uri: str, *skills: float) -> None:
-        self.store = Store(folder / "store")
+    def __init__(self, folder: Path, uri: str, *skills: float, films: int = 0) -> None:
+        self.store, self.films = Store(folder / "store"), films
         self.memory = None if uri else MemoryRegistry(folder / "kept", MODEL)
         tracking = {"mlflow": True, "mlflow_uri": uri, "experiment": "stepvideo", "model_name": MODEL}
         self.config: dict[str, Any] = {"tracking": tracking, "work": str(folder / "work")}
@@ -42,8 +44,11 @@ class Made:
         model = self._artifact("fit", number, "toy-skilled", {}, skill)
         inputs = {"model": {"stage": "fit", "key": model.manifest["key"], "digest": model.digest}}
         self._artifact("evaluate.fit", number, "evaluate", inputs, skill)
-        made = self.memory.add(model) if self.memory else register(self.registry.server, MODEL, model, "", {})
-        return self.registry.version(made)
+        if self.memory:
+            return self.registry.version(self.memory.add(model))
+        server = self.registry.server
+        run = "" if server.uri.startswith("sqlite") else server.client.create_run(server.experiment_id).info.run_id
+        return self.registry.version(register(server, MODEL, model, run, {}))
 
     def evidence(self, challenger: int, champion: int = 1, **rules: Any) -> Evidence:
         sides = []
@@ -57,7 +62,11 @@ class Made:
         directory = self.store.dir(stage, f"{number:016d}")
         skills = dict.fromkeys(NAMES, skill)
         if kind == "evaluate":
-            toy_champion.write(directory / "out", toy_champion.scores(skills, toy_champion.asked(60), number))
+            rows = toy_champion.scores(skills, toy_champion.asked(60), number)
+            for i in range(self.films):
+                rows[i] = replace(rows[i], sample=f"samples/main/{i:04d}.mp4")
+                film(directory / "out" / rows[i].sample, 100 * number + i)
+            toy_champion.write(directory / "out", rows)
         else:
             storage.write_json(directory / "out" / "model.json", {**skills, "number": number})
         files = storage.checksums(directory / "out")

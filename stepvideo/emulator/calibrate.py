@@ -40,7 +40,10 @@ GEMMS = {
     "cuda": ((8192, 6144, 6144), (2048, 3072, 12288), (512, 1536, 1536)),
     "cpu": ((1024, 512, 2048), (512, 512, 512), (128, 256, 256)),
 }
-ATTENTIONS = {"cuda": ((2048, 24, 128), (16384, 24, 128)), "cpu": ((768, 8, 64), (1536, 8, 64))}
+ATTENTIONS = {
+    "cuda": ((2048, 24, 128), (16384, 24, 128)),
+    "cpu": ((192, 8, 64), (1536, 8, 64)),
+}  # a CPU: by products, and fused
 BETWEEN = {"cuda": (8192, 24, 128), "cpu": (1024, 8, 64)}  # tokens, heads, width
 COPIED = {"cuda": 2**28, "cpu": 2**25}  # elements
 GATHERED = (2**12, 2**24)  # elements of each rank: latency, bandwidth
@@ -122,28 +125,34 @@ def _chain(device: torch.device) -> None:
 
 
 def _between(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
-    """Everything of a block but products and attentions, forward and backward, and its bytes as `networks` counts."""
+    """Everything of a block but products and attentions, forward and backward, and its bytes as `networks` counts.
+
+    One process trains under autocast, which keeps fp32 between the blocks (`train_memory`); so does this.
+    """
     s, h, hd = BETWEEN[device.type]
     cfg = DiTConfig(num_attention_heads=h, attention_head_dim=hd, num_layers=1)
     d, split = cfg.inner_dim, rope_split(cfg)
     rope = rope_tables(1, 1, s, split, device)
-    norms = [nn.LayerNorm(d).to(device, dtype) for _ in range(2)]
-    x, hidden = (torch.randn(1, s, n, device=device).to(dtype).requires_grad_() for n in (d, 4 * d))
+    residual = dtype if dist.is_initialized() else torch.float32
+    norms = [nn.LayerNorm(d).to(device, residual) for _ in range(2)]
+    x = torch.randn(1, s, d, device=device).to(residual).requires_grad_()
+    hidden = torch.randn(1, s, 4 * d, device=device).to(dtype).requires_grad_()
     heads = torch.randn(3, 1, h, s, hd, device=device).to(dtype).requires_grad_()
-    weight, vector = torch.ones(2, hd, device=device), torch.randn(1, 1, d, device=device).to(dtype)
+    weight, vector = torch.ones(2, hd, device=device), torch.randn(1, 1, d, device=device).to(residual)
     grads = [torch.randn_like(t) for t in (x, hidden, heads)]
 
     def run() -> None:
-        y = x
-        for norm in norms:
-            y = gated_sum(y, vector, norm_modulate(norm, y, vector, vector))
-        qk = qk_norm(heads[:2], weight, 1e-6, rope, split).to(dtype)
-        cross = qk_norm(heads[2:], weight[:1], 1e-6).to(dtype)
-        outs = [y + x, gelu_tanh(hidden), torch.cat([qk, cross])]
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype != residual):
+            y = x
+            for norm in norms:
+                y = gated_sum(y, vector, norm_modulate(norm, y, vector, vector))
+            qk = qk_norm(heads[:2], weight, 1e-6, rope, split).to(dtype)
+            cross = qk_norm(heads[2:], weight[:1], 1e-6).to(dtype)
+            outs = [y + x, gelu_tanh(hidden), torch.cat([qk, cross])]
         torch.autograd.grad(outs, (x, hidden, heads), grads)
 
     layer = dit_bucket(cfg, "", (1, cfg.patch_size, s * cfg.patch_size), 1, 0, 1.0, 1.0).layer
-    size = sum(p.bytes for p in layer.pointwise if not p.text) * dtype.itemsize / 2
+    size = sum(p.elements for p in layer.pointwise if not p.text) * dtype.itemsize
     return run, (1 + BACKWARD) * size
 
 
@@ -156,7 +165,8 @@ def _gather(n: int, ranks: int, device: torch.device, timed: Callable[..., float
 def hardware(found: Measured, device: str, memory: float, multiprocessors: int = 1) -> GPU:
     """What a device with `memory` bytes is, as a row of the catalogue; peaks as the catalogue has them, if it does."""
     best = max(2 * m * k * n / s for m, k, n, s in found.gemms)
-    known = next((gpu for name, gpu in catalogue().items() if name != "cpu" and name.lower() in device.lower()), None)
+    longest = sorted(catalogue().items(), key=lambda item: -len(item[0]))  # H200 before H20
+    known = next((gpu for name, gpu in longest if name != "cpu" and name.lower() in device.lower()), None)
     if known is None:
         link = _link(found)[0] / 1e9 / BEST if found.gathered else 1.0
         peaks = {"bf16_tflops": best / BEST / 1e12, "memory_gbs": max(found.copied, found.moved) / BEST / 1e9}
@@ -175,6 +185,7 @@ def constants(found: Measured, gpu: GPU, precision: str = "bf16") -> Calibration
 
     values = {
         "memory_efficiency": within("memory_efficiency", found.moved / (gpu.memory_gbs * 1e9)),
+        "stream_efficiency": within("stream_efficiency", found.copied / (gpu.memory_gbs * 1e9)),
         "launch_s": within("launch_s", found.launch),
     }
     base = replace(Calibration(), **values)

@@ -29,7 +29,12 @@ class Calibration:
     )
     attention_efficiency: float = _constant(0.55, 0.15, 0.85, "share of the peak of a long fused attention")
     attention_half: float = _constant(512.0, 0.0, 4096.0, "tokens at which fused attention is half as efficient")
-    memory_efficiency: float = _constant(0.75, 0.3, 0.95, "share of the memory's bandwidth that operators reach")
+    memory_efficiency: float = _constant(
+        0.75, 0.05, 0.95, "share of the memory's bandwidth that operators between products reach"
+    )
+    stream_efficiency: float = _constant(
+        0.85, 0.3, 0.95, "share of the memory's bandwidth that copies, sums and optimizers reach"
+    )
     kernel_s: float = _constant(4e-6, 0.0, 3e-5, "seconds of the GPU that a kernel takes beside its work")
     launch_s: float = _constant(6e-6, 1e-6, 5e-5, "seconds the host takes to start one kernel")
     intra_efficiency: float = _constant(0.78, 0.2, 0.95, "share of the links inside a node that collectives reach")

@@ -88,12 +88,13 @@ def groups(cluster: Cluster, plan: Plan, calibration: Calibration) -> Groups:
     )
 
 
-def tensor_exchange(layer: Layer, samples: Array, plan: Plan, g: Groups) -> tuple[Array, Array]:
+def tensor_exchange(work: Workload, layer: Layer, samples: Array, plan: Plan, g: Groups) -> tuple[Array, Array]:
     """Seconds forward and backward: a gather before and a reduction after every branch (arXiv:2205.05198).
 
     Without sequence parallelism one all-reduce after each branch, which moves as much.
     """
-    once = g.tensor.gather(samples * layer.exchanged / plan.context) * (1 - g.tensor.calibration.tensor_overlap)
+    size = samples * layer.exchanged * work.element / plan.context
+    once = g.tensor.gather(size) * (1 - g.tensor.calibration.tensor_overlap)
     again = np.where(plan.sequence_parallel, layer.regathers, 0)
     return 2 * layer.exchanges * once, (2 * layer.exchanges + again) * once
 

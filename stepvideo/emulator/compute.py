@@ -41,11 +41,15 @@ class Machine:
         empty = waves * self.gpu.multiprocessors * TILE[0] * TILE[1] - m * n
         work = 2 * (m * n + c.gemm_wave * empty) * k / (self.gpu.peak(self.precision) * c.gemm_efficiency)
         work = np.where(np.asarray(width) % 2, work / c.gemm_unaligned, work)
-        return np.maximum(work, self.moved((m * k + k * n + m * n) * self.element))
+        return np.maximum(work, self.streamed((m * k + k * n + m * n) * self.element))
 
     def moved(self, size: Array) -> Array:
-        """Seconds to read or write so many bytes."""
+        """Seconds of operators that read and write so many bytes, and compute."""
         return size / (self.gpu.memory_gbs * 1e9 * self.calibration.memory_efficiency)
+
+    def streamed(self, size: Array) -> Array:
+        """Seconds to read and write so many bytes in long rows."""
+        return size / (self.gpu.memory_gbs * 1e9 * self.calibration.stream_efficiency)
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,14 @@ class Passes:
 
 def layer_seconds(work: Workload, layer: Layer, samples: Array, plan: Plan, machine: Machine) -> tuple[Passes, Passes]:
     """Forward and backward of one layer, without exchanges between ranks."""
-    gemm = [_gemm(g, samples, plan, machine) for g in layer.gemms if g.tokens]
+    gemm = [_gemm(g, samples, plan, machine) for g in layer.gemms if np.any(g.tokens)]
     attention = [_attention(a, samples, plan, machine) for a in layer.attentions]
     memory = sum(_pointwise(p, samples, plan, machine) for p in layer.pointwise)
     kernels = len(gemm) + sum(1 if a.fused else 5 for a in layer.attentions)
     kernels += sum(p.kernels for p in layer.pointwise) + 2 * layer.exchanges
     launch, start = kernels * machine.calibration.launch_s, kernels * machine.calibration.kernel_s
     weights = sum(g.inputs * g.outputs for g in layer.gemms) / plan.tensor
-    accumulate = machine.moved(2 * weights * work.gradient)
+    accumulate = machine.streamed(2 * weights * work.gradient)
     forward = Passes(sum(f for f, _ in gemm), sum(f for f, _ in attention), memory + start, launch)
     backward = Passes(
         sum(b for _, b in gemm),
@@ -101,4 +105,4 @@ def _attention(a: Attention, samples: Array, plan: Plan, machine: Machine) -> tu
 def _pointwise(p: Pointwise, samples: Array, plan: Plan, machine: Machine) -> Array:
     tokens = 1 if p.text else plan.context
     divided = plan.tensor if p.wide else np.where(plan.sequence_parallel, plan.tensor, 1)
-    return machine.moved(samples * p.bytes / tokens / divided)
+    return machine.moved(samples * p.elements * machine.element / tokens / divided)

@@ -38,11 +38,21 @@ def fit(file: File, runs: Sequence[Runs] | None = None) -> Calibration:
     return solve(file.prior, file.fitted, errors, file.name)
 
 
-def solve(prior: Calibration, names: Sequence[str], errors: Errors, source: str) -> Calibration:
-    """`prior` with the constants `names` fitted, which `source` says to what."""
+def solve(
+    prior: Calibration,
+    names: Sequence[str],
+    errors: Errors,
+    source: str,
+    begin: Calibration | None = None,
+    tolerance: float = 1e-8,
+) -> Calibration:
+    """`prior` with the constants `names` fitted, which `source` says to what.
+
+    begin: where the search starts, the prior by default. tolerance: it ends where a step changes less, relatively.
+    """
     from scipy.optimize import least_squares
 
-    start = np.array([getattr(prior, n) for n in names])
+    start, first = (np.array([getattr(c, n) for n in names]) for c in (prior, begin or prior))
     low, high = np.array([ranges()[n] for n in names]).T
 
     def at(logs: NDArray[np.float64]) -> Calibration:
@@ -54,11 +64,13 @@ def solve(prior: Calibration, names: Sequence[str], errors: Errors, source: str)
 
     found = least_squares(
         residuals,
-        np.log(start),
+        np.log(first),
         bounds=(np.log(np.maximum(low, 1e-9)), np.log(high)),
         loss="soft_l1",
         diff_step=1e-3,
         max_nfev=100,
+        ftol=tolerance,
+        xtol=tolerance,
     )
     return at(found.x)
 

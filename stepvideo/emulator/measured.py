@@ -287,7 +287,8 @@ def _value(path: Path, form: Form, column: str, text: str, line: int) -> Any:
         return text
     time = column == form.milliseconds
     try:
-        value = float(text) if time else int(text)
+        value = float(text)
+        value = value if time else int(value) if value.is_integer() else -1
     except ValueError:
         value = -1
     low, high = (1e-6, 1e12) if time else (1, 1e9)

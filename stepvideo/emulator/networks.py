@@ -11,6 +11,8 @@ from stepvideo.emulator.workload import Attention, Bucket, Gemm, Layer, Network,
 from stepvideo.errors import ConfigError
 from stepvideo.models.config import DiTConfig, VAEConfig
 
+ADAMW = 80  # bytes of a parameter: torch's AdamW (foreach) passes over fp32 numbers twenty times
+
 
 @dataclass(frozen=True)
 class Size:
@@ -35,7 +37,12 @@ def dit_workload(
     vae = vae or VAEConfig()
     if not stream:
         raise ConfigError("the stream is empty: give at least one size")
-    return Workload(dit_network(cfg), tuple(_bucket(cfg, vae, size, text, clip) for size in stream))
+    return dit_training(cfg, [_bucket(cfg, vae, size, text, clip) for size in stream])
+
+
+def dit_training(cfg: DiTConfig, buckets: Sequence[Bucket], element: int = 2) -> Workload:
+    """As our trainer does it; `element` bytes of weights and activations while it computes."""
+    return Workload(dit_network(cfg), tuple(buckets), element=element, optimizer=ADAMW)
 
 
 def dit_network(cfg: DiTConfig) -> Network:
@@ -68,7 +75,7 @@ def _bucket(cfg: DiTConfig, vae: VAEConfig, size: Size, text: int, clip: int) ->
 
 def _cross_block(cfg: DiTConfig, s: int, frames: int, t: int) -> Layer:
     """Self-attention, cross-attention to the prompt and feed-forward (report §4.3), as `flops.block_flops` counts."""
-    d, h, hd, e = cfg.inner_dim, cfg.num_attention_heads, cfg.attention_head_dim, 2
+    d, h, hd = cfg.inner_dim, cfg.num_attention_heads, cfg.attention_head_dim
     seen = 1.0 if cfg.attention == "full" else (1 / frames + frames / s) / 2
     return Layer(
         gemms=(
@@ -85,19 +92,19 @@ def _cross_block(cfg: DiTConfig, s: int, frames: int, t: int) -> Layer:
             Attention("cross", s, t, h, h, hd, text=True),
         ),
         pointwise=(
-            Pointwise("norms, modulation, residuals", 17 * s * d * e, 7),
-            Pointwise("QK-norm and RoPE", 10 * s * d * e, 5, wide=True),
-            Pointwise("QK-norm of the prompt", 2 * t * d * e, 1, wide=True, text=True),
-            Pointwise("GELU", 8 * s * d * e, 1, wide=True),
+            Pointwise("norms, modulation, residuals", 17 * s * d, 7),
+            Pointwise("QK-norm and RoPE", 10 * s * d, 5, wide=True),
+            Pointwise("QK-norm of the prompt", 2 * t * d, 1, wide=True, text=True),
+            Pointwise("GELU", 8 * s * d, 1, wide=True),
         ),
         exchanges=3,
-        exchanged=s * d * e,
+        exchanged=s * d,
     )
 
 
 def _joint_block(cfg: DiTConfig, s: int, t: int) -> Layer:
     """MMDiT: both streams meet in one attention. The mean of all layers, of which the last gives text no output."""
-    d, h, hd, e = cfg.inner_dim, cfg.num_attention_heads, cfg.attention_head_dim, 2
+    d, h, hd = cfg.inner_dim, cfg.num_attention_heads, cfg.attention_head_dim
     out = t * (cfg.num_layers - 1) / cfg.num_layers
     gemms = []
     for name, tokens, outputs in (("video", s, s), ("text", t, out)):
@@ -113,12 +120,12 @@ def _joint_block(cfg: DiTConfig, s: int, t: int) -> Layer:
         gemms=tuple(gemms),
         attentions=(Attention("joint", s + out, both, h, h, hd),),
         pointwise=(
-            Pointwise("norms, modulation, residuals", 14 * both * d * e, 12),
-            Pointwise("QK-norm and RoPE", 8 * both * d * e, 8, wide=True),
-            Pointwise("GELU", 8 * both * d * e, 2, wide=True),
+            Pointwise("norms, modulation, residuals", 14 * both * d, 12),
+            Pointwise("QK-norm and RoPE", 8 * both * d, 8, wide=True),
+            Pointwise("GELU", 8 * both * d, 2, wide=True),
         ),
         exchanges=2,
-        exchanged=both * d * e,
+        exchanged=both * d,
     )
 
 
@@ -137,7 +144,7 @@ def _ends(cfg: DiTConfig, s: int, text: int, clip: int) -> Layer:
             Gemm("timestep, second", embedders, d, d, "none", text=True),
             Gemm("modulation", 1, d, 6 * d, "none", text=True),
         ),
-        pointwise=(Pointwise("last norm and modulation", 4 * s * d * 2, 3),),
+        pointwise=(Pointwise("last norm and modulation", 4 * s * d, 3),),
     )
 
 
@@ -171,7 +178,7 @@ def decoder_workload(m: Decoder, gradient: int = 4) -> Workload:
         raise ConfigError(
             f"heads={m.heads} must divide hidden={m.hidden} and be a multiple of kv_heads={kv}; change one of them"
         )
-    d, s, e, hd, up = m.hidden, m.sequence, 2, m.hidden // m.heads, 2 if m.gated else 1
+    d, s, hd, up = m.hidden, m.sequence, m.hidden // m.heads, 2 if m.gated else 1
     layer = Layer(
         gemms=(
             Gemm("q, k, v", s, d, (m.heads + 2 * kv) * hd),
@@ -181,19 +188,19 @@ def decoder_workload(m: Decoder, gradient: int = 4) -> Workload:
         ),
         attentions=(Attention("self", s, s, m.heads, kv, hd, 0.5 if m.fused else 1.0, fused=m.fused),),
         pointwise=(
-            Pointwise("norms, dropout, residuals", 11 * s * d * e, 4),
-            Pointwise("heads", 4 * s * (d + kv * hd) * e, 4, wide=True),
-            Pointwise("activation", (1 + up) * s * ffn * e, 1, wide=True),
+            Pointwise("norms, dropout, residuals", 11 * s * d, 4),
+            Pointwise("heads", 4 * s * (d + kv * hd), 4, wide=True),
+            Pointwise("activation", (1 + up) * s * ffn, 1, wide=True),
         ),
         exchanges=2,
-        exchanged=s * d * e,
+        exchanged=s * d,
         regathers=2,
     )
     ends = Layer(
         gemms=(Gemm("vocabulary", s, d, m.vocabulary),),
-        pointwise=(Pointwise("loss", 2 * e * s * m.vocabulary, 6, wide=m.fused),),
+        pointwise=(Pointwise("loss", 2 * s * m.vocabulary, 6, wide=m.fused),),
         exchanges=1,
-        exchanged=s * d * e,
+        exchanged=s * d,
         regathers=1,
     )
     weights = d * (m.heads + 2 * kv) * hd + d * d + (up + 1) * d * ffn + 4 * d

@@ -29,6 +29,7 @@ class StageMemory:
 
     states: fp32 weights and the optimizer's moments, as ZeRO divides them. weights, gradients: whole ones in use.
     activations: of `in_flight` micro-batches. backward: what the backward holds besides. buffers: exchanges under way.
+    updating: what the optimizer's step makes beyond the room of those that are gone by then.
     """
 
     states: Bytes
@@ -37,6 +38,7 @@ class StageMemory:
     activations: Bytes
     backward: Bytes
     buffers: Bytes
+    updating: Bytes
     reserve: Bytes
 
     @property
@@ -88,6 +90,7 @@ def plan_memory(
     shards = np.where(plan.zero > 0, plan.copies, 1)
     found = standing(p, layers, plan.tensor, shards, plan.zero, plan.micro_batches, how.e, how.muon, how.ema)
     outside = {"master": 4 / shards, "optimizer": 8 / shards, "weights": how.e, "gradients": 4 / shards}
+    outside["updating"] = 4 / shards
     for name, size in outside.items():  # embedders and the output layer: no inner stage has them
         found[name] = found[name] - np.where(first | last, 0, size * p.outside)
     samples = MicroBatch(batch.samples * plan.micro_batch, batch.latent, batch.text, batch.clip)
@@ -102,14 +105,15 @@ def plan_memory(
     under_way = np.where(plan.gpus == 1, 0, found["exchange"])
     ending, inner = (in_backward(share, again > 0, few, last=x, exchange=under_way) for x in (True, False))
     backward, exchanged = (np.where(last, a, b) for a, b in zip(ending, inner))
-    handed = np.where(pp > 1, 2 * few, 0)  # one micro-batch received, one sent
+    buffers = exchanged + np.where(pp > 1, 2 * few, 0)  # one micro-batch received, one sent
     return StageMemory(
         states=found["master"] + found["optimizer"] + found["ema"],
         weights=found["weights"],
         gradients=found["gradients"],
         activations=kept + ends,
         backward=backward,
-        buffers=exchanged + handed,
+        buffers=buffers,
+        updating=np.maximum(found["updating"] - (found["weights"] + kept + ends + backward + buffers), 0),
         reserve=np.asarray(float(how.reserve)),
     )
 

@@ -15,8 +15,6 @@ from stepvideo.emulator.plan import Plan
 from stepvideo.emulator.schedule import pipeline_time
 from stepvideo.emulator.workload import Bucket, Workload
 
-OPTIMIZER_BYTES = 30  # of a parameter: fp32 weight and two moments read and written, gradient read, weight written
-
 Array = Any
 
 
@@ -67,7 +65,9 @@ def step(work: Workload, cluster: Cluster, plan: Plan, calibration: Calibration)
             parts[name] = parts[name] + share * seconds
     parts["data"] = comm.data_exchange(work, plan, g)
     shards = np.where(plan.zero > 0, plan.copies, 1)
-    parts["optimizer"] = machine.moved(OPTIMIZER_BYTES * work.network.parameters / plan.tensor / plan.pipeline / shards)
+    parts["optimizer"] = machine.streamed(
+        work.optimizer * work.network.parameters / plan.tensor / plan.pipeline / shards
+    )
     if cluster.straggler > 1:
         parts["straggler"] = (cluster.straggler - 1) * sum(parts.values())
     total = sum(parts.values())
@@ -81,7 +81,7 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
     samples, m = plan.micro_batch * bucket.samples, plan.micro_batches
     layers = work.network.layers / plan.pipeline
     forward, backward = layer_seconds(work, bucket.layer, samples, plan, machine)
-    tensor = comm.tensor_exchange(bucket.layer, samples, plan, g)
+    tensor = comm.tensor_exchange(work, bucket.layer, samples, plan, g)
     context = comm.context_exchange(work, bucket.layer, samples, plan, g, forward.attention)
     stall = [_stall(p) for p in (forward, backward)]
     one_f = layers * (_busy(forward) + tensor[0] + context[0] + stall[0])
@@ -96,7 +96,7 @@ def _bucket(work: Workload, bucket: Bucket, plan: Plan, g: comm.Groups, machine:
         "attention": layers * (forward.attention + backward.attention),
         "memory": layers * (forward.memory + backward.memory) + sum(p.memory for p in ends),
         "launch": layers * sum(stall) + sum(_stall(p) for p in ends),
-        "tensor": layers * sum(tensor) + sum(comm.tensor_exchange(bucket.ends, samples, plan, g)),
+        "tensor": layers * sum(tensor) + sum(comm.tensor_exchange(work, bucket.ends, samples, plan, g)),
         "context": layers * sum(context),
         "recompute": again,
     }

@@ -60,7 +60,7 @@ def _peak(case: Case, parallel: train.TrainParallel) -> int:
     rope_tables.cache_clear()
     dit = DiT(replace(case.cfg))
     parallel.divide(dit, precision="bf16-mixed")
-    optimizer = torch.optim.AdamW(dit.parameters(), foreach=False)
+    optimizer = torch.optim.AdamW(dit.parameters(), foreach=True)
     tracker, (b, (f, h, w)) = MemTracker(), (case.batch.samples, case.batch.latent)
     tracker.track_external(dit, optimizer)
     llm, clip = case.cfg.caption_channels

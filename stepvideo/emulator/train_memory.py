@@ -81,12 +81,17 @@ class TrainMemory:
     reserve: int = RESERVE
     beside: int = 0  # other networks: a fixed reference (DPO), a VAE that encodes clips as they come
     encoding: int = 0  # what that VAE holds at its worst moment, before the forward
+    updating: int = (
+        0  # what AdamW (foreach) makes while it steps, when activations and the computation's weights are gone
+    )
 
     @property
     def tensors(self) -> int:
-        """The worst moment: of encoding, when the backward sets in, or at its end, when the gradients are there."""
-        standing = self.master + self.optimizer + self.ema + self.weights + self.exchange + self.beside
-        return standing + max(max(self.activations, self.gradients) + self.backward, self.encoding)
+        """The worst moment: of encoding, when the backward sets in, at its end, when the gradients are there, or of the
+        optimizer's step."""
+        states = self.master + self.optimizer + self.ema + self.beside
+        computing = max(max(self.activations, self.gradients) + self.backward, self.encoding)
+        return states + max(self.weights + self.exchange + computing, self.gradients + self.updating)
 
     @property
     def total(self) -> int:
@@ -151,6 +156,7 @@ def standing(
         "weights": e * np.where(zero == 3, FSDP_BLOCKS * block + p.outside, own),
         "gradients": 4 * own / shards + 4 * summed,
         "exchange": FSDP_BLOCKS * block * (e + 4),
+        "updating": 4 * own / shards - by_muon,
     }
 
 

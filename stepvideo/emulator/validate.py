@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stepvideo.emulator.fit import Held
     from stepvideo.emulator.measured import File
 
-VARIANTS = 25
+VARIANTS = 28
 """Structures of the cost model that were tried on the three files of measurements before this one was kept: holding
 models out does not correct for that choice (docs/decisions/012-step-emulator.md lists them)."""
 

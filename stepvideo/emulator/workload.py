@@ -55,14 +55,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class Pointwise:
-    """Operators bound by memory: bytes read and written of one sample, forward; backward moves twice as many.
+    """Operators bound by memory: elements read and written of one sample, forward; backward moves twice as many.
 
     kernels: launches. wide: between the two matrices of a branch, where tensor ranks divide widths; elsewhere they
     divide tokens, if sequence-parallel.
     """
 
     name: str
-    bytes: float
+    elements: float
     kernels: int
     wide: bool = False
     text: bool = False
@@ -72,7 +72,7 @@ class Pointwise:
 class Layer:
     """Operators of one sample, and what tensor ranks exchange.
 
-    exchanges: how often they gather and reduce `exchanged` bytes, forward and again backward. regathers: how often
+    exchanges: how often they gather and reduce `exchanged` elements, forward and again backward. regathers: how often
     they gather once more in backward, where sequence-parallel ranks keep only their tokens (arXiv:2205.05198 §4.2.2).
     """
 
@@ -122,7 +122,7 @@ class Network:
 class Workload:
     """A network and the stream of samples it trains on; bytes are of an element.
 
-    element: of weights and activations; gradient: as the data ranks add it up.
+    element: of weights and activations; gradient: as the data ranks add it up; optimizer: that it moves of a parameter.
     """
 
     network: Network
@@ -130,6 +130,7 @@ class Workload:
     precision: str = "bf16"
     element: int = 2
     gradient: int = 4
+    optimizer: int = 30  # fused Adam: fp32 weight and two moments read and written, gradient read, weight written
 
     @cached_property
     def shares(self) -> Sequence[float]:

@@ -7,7 +7,7 @@ not known, every bucket is taken to have equally many videos.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from stepvideo.config import load
@@ -15,7 +15,7 @@ from stepvideo.data.buckets import Bucket
 from stepvideo.data.config import LatentsConfig
 from stepvideo.emulator.hardware import Cluster
 from stepvideo.emulator.machine import Target
-from stepvideo.emulator.networks import dit_bucket, dit_network
+from stepvideo.emulator.networks import dit_bucket, dit_training
 from stepvideo.emulator.plan import Plan
 from stepvideo.emulator.step import PARTS, step
 from stepvideo.emulator.train_memory import checkpointed
@@ -92,7 +92,7 @@ def plan_of(par: TrainParallelConfig, ranks: int, layers: int, micro_batches: in
 def workload(cfg: DiTConfig, micro: Sequence[Micro], element: int, text: int, clip: int = 0) -> Workload:
     """Of a step with these micro-batches; `text` counts all tokens of a prompt, of which `clip` come from CLIP."""
     buckets = [dit_bucket(cfg, "x".join(map(str, m.latent)), m.latent, text, clip, m.share, m.samples) for m in micro]
-    return replace(Workload(dit_network(cfg), tuple(buckets)), element=element)
+    return dit_training(cfg, buckets, element)
 
 
 def step_seconds(

@@ -161,6 +161,19 @@ def test_small_layers_wait_for_the_host():
     assert float(step(WORK, CLUSTER, REPORT, Calibration(launch_s=3e-5)).launch) == 0
 
 
+def test_elements_of_four_bytes_take_twice_as_long_to_move():
+    two, four = (step(replace(WORK, element=e), CLUSTER, Plan(tensor=2), Calibration(kernel_s=0.0)) for e in (2, 4))
+    assert float(four.tensor) == pytest.approx(2 * float(two.tensor), rel=0.01)  # beside latency
+    accumulated = float(step(replace(WORK, element=0), CLUSTER, Plan(tensor=2), Calibration(kernel_s=0.0)).memory)
+    assert float(four.memory) - accumulated == pytest.approx(2 * (float(two.memory) - accumulated))
+
+
+def test_an_optimizer_takes_what_it_moves():
+    fused = replace(WORK, optimizer=30)
+    ours, theirs = (float(step(w, CLUSTER, Plan(data=8), Calibration()).optimizer) for w in (WORK, fused))
+    assert ours == pytest.approx(80 / 30 * theirs)
+
+
 def test_keeping_the_outputs_of_attention_spares_its_recomputation():
     full, kept = (step(WORK, CLUSTER, replace(REPORT, keep_attention=k), Calibration()) for k in (False, True))
     assert float(full.recompute - kept.recompute) == pytest.approx(5 / 6 * float(full.attention) / 3)

@@ -64,7 +64,8 @@ class NoBoard:
 
 def run_prepared(prepared: Prepared, board: Board) -> dict[str, Outcome]:
     """Every node to its artifact, the gate after the catalog, the last model into the registry."""
-    view = screen.Screen(len(prepared.nodes), prepared.console)
+    here = prepared.cfg["cluster"]["launcher"] != "slurm"
+    view = screen.Screen(len(prepared.nodes), prepared.console, here)
     with session(prepared.cfg, prepared.nodes, prepared.overrides, prepared.until, [view]) as s:
         prepared.record_id = s.record.data["id"]
         if s.killed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from flows.plan import Step
+from flows.silence import Silence
 from stepvideo.artifact import Artifact
 from stepvideo.stage import StageSpec
 from tasks.ledger import Ledger
@@ -120,14 +120,19 @@ def clock(seconds: float) -> str:
 
 
 class Screen:
-    """A listener of stages: bars with the time left on a terminal, one line a stage elsewhere."""
+    """A listener of stages: bars with the time left on a terminal, one line a stage elsewhere.
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    Args:
+        total: stages in all.
+        here: they run on this machine.
+    """
+
+    def __init__(self, total: int, console: Console | None = None, here: bool = True) -> None:
         self.console = console or Console()
         self._total, self._count = total, 0
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
-        self._since: dict[str, float] = {}
+        self._silence = Silence(self._silent, here)
         self._progress = Progress(
             TextColumn("[cyan]{task.description}"),
             BarColumn(),
@@ -142,19 +147,23 @@ class Screen:
 
     def __enter__(self) -> Screen:
         self._progress.start()
+        self._silence.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._silence.stop()
         self._progress.stop()
 
     def started(self, spec: StageSpec, ledger: Ledger, attached: bool) -> None:
         with self._lock:
-            self._since[spec.stage] = time.monotonic()
             self._tasks[spec.stage] = self._progress.add_task(spec.stage, total=None, unit="")
+        self._silence.heard(spec.stage)
         if attached or not self.console.is_terminal:
             self.console.print(f"{'↻ attached to' if attached else '▶'} {spec.stage} [dim]{spec.key}[/]")
 
     def events(self, spec: StageSpec, records: list[dict[str, Any]], offset: int) -> None:
+        if records:
+            self._silence.heard(spec.stage)
         last = next((r for r in reversed(records) if r["type"] == "progress"), None)
         if last and spec.stage in self._tasks:
             done, total = last["done"], last["total"]
@@ -167,6 +176,9 @@ class Screen:
                     f"[yellow]! {spec.stage} {r['name']}[/] {escape(r.get('error', ''))}", highlight=False
                 )
 
+    def _silent(self, stage: str, said: str) -> None:
+        self.console.print(f"  {stage} [dim]{escape(said)}[/]", highlight=False, soft_wrap=True)
+
     def _queued(self, stage: str, said: str) -> None:
         if self.console.is_terminal and stage in self._tasks:
             self._progress.update(self._tasks[stage], description=f"{stage} [dim]{escape(said)}[/]")
@@ -174,6 +186,7 @@ class Screen:
             self.console.print(f"  {stage} [dim]{escape(said)}[/]", highlight=False)
 
     def ended(self, spec: StageSpec, outcome: Outcome | None, error: BaseException | None) -> None:
+        self._silence.ended(spec.stage)
         with self._lock:
             self._count += 1
             task = self._tasks.pop(spec.stage, None)

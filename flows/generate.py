@@ -52,19 +52,26 @@ def generate_command(args: argparse.Namespace) -> int:
         return exit_code(run_ranks(["-m", "stepvideo.cli", *sys.argv[1:]], ranks.world_size, quiet=True))
     pipe, features = open_model(args, folders, lineage, wanted, memory, ranks)
     from stepvideo.inference.generate import generate
+    from stepvideo.models.tokenizers import UnknownToken
 
     with progress(pipe, quiet=args.json) as (say, on_step):
-        made = generate(
-            pipe,
-            wanted,
-            fps=args.fps,
-            preview=args.preview,
-            overwrite=args.overwrite,
-            lineage=lineage,
-            features=features,
-            say=say,
-            on_step=on_step,
-        )
+        try:
+            made = generate(
+                pipe,
+                wanted,
+                fps=args.fps,
+                preview=args.preview,
+                overwrite=args.overwrite,
+                lineage=lineage,
+                features=features,
+                say=say,
+                on_step=on_step,
+            )
+        except UnknownToken as e:
+            raise ConfigError(
+                f"the prompt has {e.token!r}, which is in none of the captions that this model learnt from; use their "
+                f"words, or train on captions that have it (weights.text=train, docs/howto/own-videos.md)"
+            ) from e
     if args.json and pipe.is_main:
         rows = [{"path": str(g.path), "nfe": g.nfe, "seconds": g.seconds, "cached": g.cached} for g in made]
         print(json.dumps([row | g.settings.to_dict() for row, g in zip(rows, made)], ensure_ascii=False, indent=1))

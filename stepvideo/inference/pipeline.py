@@ -27,6 +27,7 @@ from stepvideo.errors import ArtifactError, StepVideoError
 from stepvideo.inference.build import build, choose_memory, is_url, start_ranks
 from stepvideo.inference.memory.config import MemoryConfig
 from stepvideo.inference.settings import SAMPLING_NAMES, Settings, motion_score_of, resolve, unicode_of
+from stepvideo.inference.unseen import unseen_notices
 from stepvideo.models.layout import PARTS
 from stepvideo.models.text_encoders import Tokenizers, load_tokenizers
 from stepvideo.parallel.apply import ParallelContext
@@ -270,10 +271,13 @@ class StepVideoPipeline:
         return TextFeatures(distinct, self.engine.encode_prompts(distinct))
 
     def text_notices(self, plan: Sequence[Settings]) -> list[str]:
-        """What people should know of what became of their texts: what was cut, what no token stands for."""
+        """What people should know of what became of their texts: what was cut, what no token stands for, what was never
+        learnt."""
         negative = [text for s in plan for text in s.texts[1:] if text.strip()]  # an empty one is usual
         texts = list(dict.fromkeys([*(s.text for s in plan), *negative]))
-        return self.tokenizers.notices(texts) if self.tokenizers else []
+        if self.tokenizers is None:
+            return []
+        return self.tokenizers.notices(texts) + unseen_notices(self.tokenizers, texts)
 
     def _first_frame(self, picture: np.ndarray | None, plan: Sequence[Settings]) -> FirstFrame | None:
         if picture is None:

@@ -28,9 +28,8 @@ def data_card(store: Store, artifact: Artifact) -> str:
         "Data of the stepvideo cascade. Written from manifests; nothing in it was typed.\n",
         f"## Sources\n\n{sources(files, clips)}",
         f"## What was left out of the catalog\n\n{_quarantine(catalog)}",
-        f"## Subsets\n\n{table(('subset', 'clips'), _subsets(artifact))}",
-        f"## Filters\n\n{table(('subset', 'filter', 'threshold', 'removed', 'left'), _filters(artifact))}",
-        f"## Captions\n\n{table(('captions', 'number', 'different', 'flagged', 'mean length'), _captions(captions))}",
+        *_subset_parts(artifact),
+        f"## Captions\n\n{_captions_part(captions)}",
         f"## Limits\n\nWhat is in no table above is {UNKNOWN}: people shown, bias, rights.\n",
         f"## Where it is from\n\n{origin(artifact)}",
     ]
@@ -56,17 +55,32 @@ def _quarantine(catalog: Artifact | None) -> str:
     return table(("", "number"), [*rows, ("shots", found["shots"]), ("shots dropped", found["dropped_shots"])])
 
 
+def _subset_parts(artifact: Artifact) -> list[str]:
+    if artifact.manifest["kind"] != "subsets":
+        return [
+            "## Subsets\n\nNone in this artifact; `stepvideo card subsets` is the card of those made from such data.\n"
+        ]
+    return [
+        f"## Subsets\n\n{table(('subset', 'clips'), _subsets(artifact))}",
+        f"## Filters\n\n{table(('subset', 'filter', 'threshold', 'removed', 'left'), _filters(artifact))}",
+    ]
+
+
+def _captions_part(captions: Artifact | None) -> str:
+    if captions is None:
+        return "None in this artifact; `stepvideo card captions` is the card of those made for such data.\n"
+    return table(("captions", "number", "different", "flagged", "mean length"), _captions(captions))
+
+
 def _subsets(artifact: Artifact) -> list[tuple[Any, ...]]:
     import pyarrow.parquet as pq
 
-    if artifact.manifest["kind"] != "subsets":
-        return []
     return [(p.stem, pq.read_metadata(p).num_rows) for p in sorted(artifact.out.glob("*.parquet"))]
 
 
 def _filters(artifact: Artifact) -> list[tuple[Any, ...]]:
     path = artifact.out / "funnel.json"
-    if artifact.manifest["kind"] != "subsets" or not path.exists():
+    if not path.exists():
         return []
     return [
         (level["subset"], f["filter"], f["threshold"], f["removed"], f["left"])
@@ -75,9 +89,9 @@ def _filters(artifact: Artifact) -> list[tuple[Any, ...]]:
     ]
 
 
-def _captions(captions: Artifact | None) -> list[tuple[Any, ...]]:
-    path = captions.out / "statistics.json" if captions else None
-    if path is None or not path.exists():
+def _captions(captions: Artifact) -> list[tuple[Any, ...]]:
+    path = captions.out / "statistics.json"
+    if not path.exists():
         return []
     groups = storage.read_json(path)["groups"]
     return [(n, g["captions"], g["different"], g["flagged"], g["length"]["mean"]) for n, g in groups.items()]

@@ -90,6 +90,9 @@ def _rates(evaluation: Artifact | None, rates: Rates) -> str:
         if run == "main"
     ]
     m = evaluation.manifest
+    if not any(e for (run, _, _), e in rates.items() if run == "main"):
+        said = f"{UNKNOWN.capitalize()}: {m['stage']}/{m['key'][:8]} could read no attribute in its videos"
+        return f"{said}. Either nothing was learnt, or the pictures are too small for the oracle.\n"
     note = f"By {m['stage']}/{m['key'][:8]}: share of samples in which a program reads what the prompt asked for.\n\n"
     return note + table(("prompts", "attribute", "right", "95 % interval (Wilson)", "samples"), rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,6 +65,16 @@ def origin(artifact: Artifact) -> str:
     ]
     if made.get("git_dirty"):
         rows.append(("uncommitted changes", made["git_dirty"]))
-    rows += [(name, env.get(name)) for name in ("stepvideo", "torch", "python", "machine", "cpus", "threads")]
-    again = "\n".join(rebuild(artifact))
-    return f"{table(('', ''), rows)}\n```text\n{again}\n```\n"
+    rows += [
+        (name, env[name]) for name in ("stepvideo", "torch", "python", "machine", "cpus", "threads") if name in env
+    ]
+    again = "\n".join(map(portable, rebuild(artifact)))
+    note = "\nDIR stands for folders of the machine where it was made.\n" if "DIR/" in again else ""
+    return f"{table(('', ''), rows)}\n```text\n{again}\n```\n{note}"
+
+
+def portable(command: str) -> str:
+    """A command without what holds on one machine only: where its store is, and absolute paths."""
+    kept = [w for w in shlex.split(command) if not re.match(r"(store|work)=", w)]
+    words = [re.sub(r"(^|=)/(?:[^/]+/)*([^/]+)/?$", r"\1DIR/\2", w) for w in kept]
+    return " ".join(w if w == "&&" else shlex.quote(w) for w in words)

@@ -59,7 +59,7 @@ def status_command(folder: str | None, reap: bool, as_json: bool) -> int:
         console.print(_table(record, rows))
         for row in (r for r in rows if "gate" in r):
             said = "passed" if row["gate"]["passed"] else "FAILED"
-            warned = f", {n} warnings" if (n := row["gate"]["warnings"]) else ""
+            warned = f", {n} warning{'s' * (n > 1)}" if (n := row["gate"]["warnings"]) else ""
             line = f"gate of {row['stage']} {said}{warned}: data docs {row['gate']['docs']}"
             console.print(line, soft_wrap=True, markup=False, highlight=False)
     return 1 if any(r["state"] in ("failed", "damaged") for r in rows) else 0

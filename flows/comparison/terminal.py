@@ -33,8 +33,11 @@ def show(found: Comparison, console: Console) -> None:
             console.print(f"  only one has {', '.join(lone)}", markup=False, highlight=False)
         console.print(f"  {sum(s.state == EQUAL for s in steps)} of {len(steps)} stages are equal", highlight=False)
     console.print()
-    console.print(_settings(found))
-    console.print(f"{found.settings.equal} more settings are equal")
+    if found.settings.differ:
+        console.print(_settings(found))
+        console.print(f"{found.settings.equal} more settings are equal")
+    else:
+        console.print(f"no setting of what both have differs ({found.settings.equal} are equal)")
     if found.tests:
         console.print()
         console.print(_tests(found))

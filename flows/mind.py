@@ -18,6 +18,7 @@ from stepvideo.mind.settings import Folder
 from tasks.mind_watch import Watch
 from tasks.slurm_groups import SlurmGroups
 from tasks.slurm_nodes import SlurmNodes
+from tasks.stage_rates import StageRates
 
 
 def watch_command(args: argparse.Namespace) -> int:
@@ -40,7 +41,8 @@ def watch_command(args: argparse.Namespace) -> int:
             thread.start()
             ending.callback(thread.join)
             ending.callback(stop.set)
-        return keep(folder, manager, args.every, args.rounds, _say)
+        loads = StageRates(Path(args.store)) if args.store else tuple
+        return keep(folder, manager, args.every, args.rounds, _say, loads)
 
 
 def links_command(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from stepvideo.mind import account, screen
 from stepvideo.mind.cluster import NodeManager, Unanswered
 from stepvideo.mind.faults import Category
 from stepvideo.mind.keeper import Keeper
+from stepvideo.mind.mover import Mover
 from stepvideo.mind.nodes import Kind, Record, State, locked
 from stepvideo.mind.repair import Repaired, advance
 from stepvideo.mind.score import score
 from stepvideo.mind.settings import Folder
+from stepvideo.pipes.balance import Load
 
 
 def status(args: argparse.Namespace) -> int:
@@ -103,20 +105,30 @@ def report(args: argparse.Namespace) -> int:
 
 
 def keep(
-    folder: Folder, manager: NodeManager, every_s: float, rounds: int = 0, said: Callable[[str], None] = print
+    folder: Folder,
+    manager: NodeManager,
+    every_s: float,
+    rounds: int = 0,
+    said: Callable[[str], None] = print,
+    loads: Callable[[], Sequence[Load]] = tuple,
 ) -> int:
-    """Keeps nodes until it is interrupted, or for so many rounds; one keeper at a time."""
+    """Keeps nodes until it is interrupted, or for so many rounds; one keeper at a time.
+
+    Args:
+        loads: see `mover.Mover`.
+    """
 
     done, trouble = 0, ""
     with locked(folder.root / ".keeper.lock", wait=False) as free:
         if not free:
             said("another keeper is at work; this one takes over when it ends")
     with locked(folder.root / ".keeper.lock"):
-        keeper = Keeper(folder, manager, said)
+        keeper, mover = Keeper(folder, manager, said), Mover(folder, manager, loads, said)
         while not rounds or done < rounds:
             begun = time.monotonic()
             try:
                 keeper.tick(time.time())
+                mover.tick(time.time())
                 trouble = ""
             except (Unanswered, StepVideoError, OSError) as e:  # the next round may do better
                 if str(e) != trouble:

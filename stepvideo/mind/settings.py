@@ -23,6 +23,7 @@ from stepvideo.mind.nodes import Book, locked
 from stepvideo.mind.pool import Pool
 from stepvideo.mind.repair import Policy
 from stepvideo.mind.score import Scoring
+from stepvideo.mind.shift import Shift
 from stepvideo.storage import read_json, write_json
 
 VARIABLE = "STEPVIDEO_MIND"
@@ -37,6 +38,7 @@ class Settings:
         buffer: the partition of nodes that wait.
         expected: what nodes have (`checks.host.Expected`).
         stress: the profile of tests before admission.
+        shift: how nodes move between inference and training (`shift.Shift`); None: they stay.
         alike: beginnings of the keys in which a node that comes back must be as most are (`uniform.fingerprint`).
     """
 
@@ -47,13 +49,14 @@ class Settings:
     scoring: Scoring = Scoring()
     expected: Mapping[str, Any] = field(default_factory=dict)
     stress: str = "short"
+    shift: Shift | None = None
     alike: tuple[str, ...] = ("kernel", "driver", "gpus", "gpu ", "port ", "package torch")
 
     @classmethod
     def of_json(cls, data: Mapping[str, Any]) -> Settings:
         """Raises ConfigError: an unknown key, or a value that cannot be."""
         given = dict(data)
-        for name, kind in (("policy", Policy), ("limits", Limits), ("scoring", Scoring)):
+        for name, kind in (("policy", Policy), ("limits", Limits), ("scoring", Scoring), ("shift", Shift)):
             if name in given:
                 given[name] = _made(kind, given[name], name)
         if "pools" in given:

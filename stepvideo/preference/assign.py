@@ -19,11 +19,12 @@ from stepvideo.preference.study import Item, Study
 
 BLOCK = 20  # places of a sequence among which the places of one role are drawn
 MIXED = ("repeat", "gold", "aa")
+STANDING = ("open", "ahead", "voted")  # states whose sides count
 
 
 @dataclass(frozen=True)
 class Given:
-    """An assignment of this annotator. `state`: open, voted, skipped or released."""
+    """An assignment of this annotator. `state`: open, ahead (next, being fetched), voted, skipped or released."""
 
     assignment: str
     number: int
@@ -86,7 +87,7 @@ def _vote_item(
 ) -> Item | None:
     met: Counter[str] = Counter()
     for g in mine:
-        if g.role == "vote" and g.state in ("voted", "open"):
+        if g.role == "vote" and g.state in STANDING:
             met.update(raters.get(g.item, frozenset()) - {me})
 
     def order(item: Item) -> tuple[int, int, float]:
@@ -131,7 +132,7 @@ def _side(study: Study, draw: _Draw, mine: Sequence[Given], role: str) -> str:
 def _lesser(mine: Sequence[Given], role: str) -> tuple[str, ...]:
     """The side that was left less often among this role's assignments that stand; both if they are even."""
     roles = ("vote", "repeat") if role in ("vote", "repeat") else (role,)
-    count = Counter(g.left for g in mine if g.role in roles and g.state in ("open", "voted"))
+    count = Counter(g.left for g in mine if g.role in roles and g.state in STANDING)
     if count["a"] == count["b"]:
         return ("a", "b")
     return ("a",) if count["a"] < count["b"] else ("b",)

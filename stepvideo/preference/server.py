@@ -93,6 +93,10 @@ def create_app(session: Session, folder: Path, names: Names) -> FastAPI:
     def take(me: Me, _: Nothing | None = None) -> dict[str, Any]:
         return session.next(me)
 
+    @app.post("/api/ahead")
+    def ahead(me: Me, _: Nothing | None = None) -> dict[str, Any]:
+        return session.ahead(me)
+
     @app.get("/api/media/{name}")
     def media(me: Me, name: str, request: Request) -> Response:
         file = session.media(me, name, lambda file: _reaches_the_end(request, folder / MEDIA / file))

@@ -19,6 +19,7 @@ from stepvideo.preference.store import Store, assignments, events, meta, people
 from stepvideo.preference.study import Study
 
 RULES = "rules"  # in the table meta: their digest
+AHEAD = "ahead"  # state of an assignment whose videos may be fetched already, and nothing else
 SLACK_FRAMES = 2  # players tell their time a little before the last frame's end
 
 
@@ -65,10 +66,28 @@ class Session:
         def work(connection: Connection) -> dict[str, Any]:
             if closed(connection):
                 return {"done": True, "closed": True}
-            row = self._open(connection, me) or self._new(connection, me)
+            row = self._open(connection, me) or self._begun(connection, me) or self._new(connection, me)
             if row is None:
                 return {"done": True}
             return self._view(connection, me, row)
+
+        return self.store.write(work)
+
+    def ahead(self, me: str) -> dict[str, Any]:
+        """The videos of the assignment after the open one, to be fetched early: nothing else is told of it.
+
+        It is as good as given, so nobody else gets its place, and is taken back when the open one is skipped or
+        anything is undone: sides are drawn on the word that the open one will be voted.
+        """
+
+        def work(connection: Connection) -> dict[str, Any]:
+            standing = [g for g in _given(connection, me) if g.state in ("open", AHEAD)]
+            if closed(connection) or not standing or standing[0].state != "open":
+                return {"media": []}
+            row = (
+                self._standing(connection, standing[1].assignment) if standing[1:] else self._new(connection, me, AHEAD)
+            )
+            return {"media": _media(row) if row else []}
 
         return self.store.write(work)
 
@@ -85,7 +104,7 @@ class Session:
 
         def work(connection: Connection) -> Row[Any] | None:
             named = or_(assignments.c.media_left == media_id, assignments.c.media_right == media_id)
-            mine = and_(assignments.c.annotator == me, assignments.c.state == "open", named)
+            mine = and_(assignments.c.annotator == me, assignments.c.state.in_(["open", AHEAD]), named)
             return connection.execute(select(assignments).where(mine)).first()
 
         row = self.store.read(work)
@@ -137,7 +156,7 @@ class Session:
                 raise Conflict("there is nothing to undo yet")
             if last.what != "undo":
                 self._must_be_needed(connection, self._mine(connection, me, last.assignment))
-                others = (assignments.c.annotator == me) & (assignments.c.state == "open")
+                others = (assignments.c.annotator == me) & assignments.c.state.in_(["open", AHEAD])
                 connection.execute(update(assignments).where(others).values(state="released"))
                 key = f"undo-{last.seq}"
                 connection.execute(
@@ -157,7 +176,7 @@ class Session:
             mine, raters = _given(connection, me), self._raters(connection)
             states = [g.state for g in mine]
             done, skipped = states.count("voted"), states.count("skipped")
-            more = "open" in states or self._choice(connection, me, mine, raters) is not None
+            more = "open" in states or AHEAD in states or self._choice(connection, me, mine, raters) is not None
             left = max(1, self._expected(me, mine, raters) - done - skipped) if more else 0
             said = {"annotator": me, "done": done, "skipped": skipped, "remaining": left}
             return said | {"closed": closed(connection)}
@@ -174,10 +193,14 @@ class Session:
             if known:
                 if (known.assignment, known.what) != (assignment, what):
                     raise Conflict("this key was used for another request")
+                if any(json.loads(known.said).get(part) != said.get(part) for part in ("answer", "reason")):
+                    raise Conflict("this key was used for another answer, which stands")
                 row = self._mine(connection, me, assignment)
                 return Receipt(self._receipt(row, what, json.loads(known.said)), new=False)
             self._must_be_open(connection)
             row = self._mine(connection, me, assignment)
+            if row.state == AHEAD:
+                raise Conflict("this item is not open yet")
             if row.state != "open":
                 raise Conflict(f"this item is {row.state} already")
             check(connection, row)
@@ -187,6 +210,8 @@ class Session:
                 )
             )
             self._set(connection, assignment, "voted" if what == "vote" else "skipped")
+            if what == "skip":
+                self._release_ahead(connection, me)
             return Receipt(self._receipt(row, what, said), new=True)
 
         return self.store.write(work)
@@ -229,10 +254,9 @@ class Session:
         """The first open assignment, its lease renewed; one whose item others have filled meanwhile is released."""
         mine = and_(assignments.c.annotator == me, assignments.c.state == "open")
         for row in connection.execute(select(assignments).where(mine).order_by(assignments.c.number)).all():
-            others = self._raters(connection, row.item).get(row.item, frozenset()) - {me}
-            late = row.lease_until <= self.clock()
-            if late and row.role == "vote" and len(others) >= self.study.config.raters:
+            if self._filled(connection, row):
                 self._set(connection, row.assignment, "released")
+                self._release_ahead(connection, me)
                 continue
             if row.lease_until < self._lease() - 1:
                 named = assignments.c.assignment == row.assignment
@@ -240,7 +264,34 @@ class Session:
             return row
         return None
 
-    def _new(self, connection: Connection, me: str) -> Row[Any] | None:
+    def _begun(self, connection: Connection, me: str) -> Row[Any] | None:
+        """The assignment that was prepared, opened now: what was fetched early counts as fetched at this moment."""
+        mine = and_(assignments.c.annotator == me, assignments.c.state == AHEAD)
+        row = connection.execute(select(assignments).where(mine)).first()
+        if row is None:
+            return None
+        if self._filled(connection, row):
+            self._set(connection, row.assignment, "released")
+            return None
+        sides = {"fetched_left": row.fetched_left, "fetched_right": row.fetched_right}
+        now = {name: self.clock() for name, when in sides.items() if when is not None}
+        named = assignments.c.assignment == row.assignment
+        connection.execute(update(assignments).where(named).values(state="open", lease_until=self._lease(), **now))
+        return self._standing(connection, row.assignment)
+
+    def _filled(self, connection: Connection, row: Row[Any]) -> bool:
+        """Whether its lease ended, and others have taken its place."""
+        others = self._raters(connection, row.item).get(row.item, frozenset()) - {row.annotator}
+        return row.lease_until <= self.clock() and row.role == "vote" and len(others) >= self.study.config.raters
+
+    def _release_ahead(self, connection: Connection, me: str) -> None:
+        prepared = and_(assignments.c.annotator == me, assignments.c.state == AHEAD)
+        connection.execute(update(assignments).where(prepared).values(state="released"))
+
+    def _standing(self, connection: Connection, assignment: str) -> Row[Any]:
+        return connection.execute(select(assignments).where(assignments.c.assignment == assignment)).one()
+
+    def _new(self, connection: Connection, me: str, state: str = "open") -> Row[Any] | None:
         mine = _given(connection, me)
         choice = self._choice(connection, me, mine, self._raters(connection))
         if choice is None:
@@ -252,10 +303,10 @@ class Session:
             insert(assignments).values(
                 assignment=name, annotator=me, number=count, item=choice.item.item, role=choice.role,
                 repeat_of=choice.repeat_of, left=choice.left, media_left=self.study.opaque("media", name, "left"),
-                media_right=right, state="open", lease_until=self._lease(),
+                media_right=right, state=state, lease_until=self._lease(),
             )
         )  # fmt: skip
-        return connection.execute(select(assignments).where(assignments.c.assignment == name)).one()
+        return self._standing(connection, name)
 
     def _choice(
         self, connection: Connection, me: str, mine: Sequence[Given], raters: Mapping[str, frozenset[str]]
@@ -274,7 +325,6 @@ class Session:
     def _view(self, connection: Connection, me: str, row: Row[Any]) -> dict[str, Any]:
         item, config = self.study.by_id[row.item], self.study.config
         mine = _given(connection, me)
-        media = [m for m in (row.media_left, row.media_right) if m]
         standing = [g.assignment for g in mine if g.state != "released"]
         return {
             "assignment": row.assignment,
@@ -282,7 +332,7 @@ class Session:
             "total": max(len(standing), self._expected(me, mine, self._raters(connection))),
             "practice": row.role == "practice",
             "prompt": dict(item.prompt),
-            "media": [{"id": m, "url": f"/api/media/{m}"} for m in media],
+            "media": _media(row),
             "fps": config.media.fps,
             "frames": config.media.frames,
         }
@@ -291,7 +341,7 @@ class Session:
         """Item → who has voted on it or has it leased now; of votes, not of checks."""
         holds = or_(
             assignments.c.state == "voted",
-            and_(assignments.c.state == "open", assignments.c.lease_until > self.clock()),
+            and_(assignments.c.state.in_(["open", AHEAD]), assignments.c.lease_until > self.clock()),
         )
         which = and_(assignments.c.role == "vote", holds, *([assignments.c.item == item] if item else []))
         found: dict[str, set[str]] = {}
@@ -315,6 +365,11 @@ class Session:
 
 def closed(connection: Connection) -> bool:
     return connection.execute(select(func.count()).where(meta.c.name == "closed")).scalar_one() > 0
+
+
+def _media(row: Row[Any]) -> list[dict[str, str]]:
+    """In the order left, right."""
+    return [{"id": m, "url": f"/api/media/{m}"} for m in (row.media_left, row.media_right) if m]
 
 
 def _given(connection: Connection, me: str) -> list[Given]:

@@ -65,7 +65,7 @@ assignments = Table(
     Column("media_right", String, unique=True),
     Column("fetched_left", Float),
     Column("fetched_right", Float),
-    Column("state", String, nullable=False),  # open, voted, skipped, released
+    Column("state", String, nullable=False),  # open, ahead, voted, skipped, released
     Column("lease_until", Float, nullable=False),
     UniqueConstraint("annotator", "number"),
 )

@@ -84,6 +84,10 @@ class Annotator(threading.Thread):
         for media in given["media"]:
             if self._ask(lambda url=media["url"]: client.get(url)) is None:
                 return
+        if self._random.random() < 0.5:  # as the page: the next one's films, early
+            ahead = self._ask(lambda: client.post("/api/ahead", json={}))
+            for media in ahead.json()["media"] if ahead else ():
+                self._ask(lambda url=media["url"]: client.get(url))
         key, choice = str(uuid.UUID(int=self._random.getrandbits(128), version=4)), self._random.random()
         body: dict[str, Any] = {"assignment": given["assignment"], "key": key}
         if choice < 0.1:

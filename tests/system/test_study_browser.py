@@ -28,13 +28,27 @@ READ = f"""(() => {{
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = {SIDE};
   const context = canvas.getContext("2d", {{ willReadFrequently: true }});
-  return [...document.querySelectorAll("#stage video")].map(video => {{
+  return [...document.querySelectorAll("#stage canvas")].map(video => {{
     context.drawImage(video, 0, 0);
     let n = 0;
     for (let b = 0; b < {BITS}; b++) n |= (context.getImageData(12 * b + 6, {SIDE - 8}, 1, 1).data[0] > 127) << b;
     return n;
   }});
 }})()"""
+
+# What both sides show at every picture of one play, while the right video stands still for half a second.
+PLAYED = f"""import('/assets/main.js').then(async ({{ player }}) => {{
+  const shown = [];
+  await player.play(0);
+  setTimeout(() => player.videos[1].pause(), 300);
+  setTimeout(() => player.videos[1].play(), 800);
+  await new Promise(done => requestAnimationFrame(function look() {{
+    if (!player.playing) return done();
+    shown.push({READ});
+    requestAnimationFrame(look);
+  }}));
+  return shown;
+}})"""
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +157,9 @@ def test_from_the_token_to_the_end(served: Any, browser: type, tmp_path: Path) -
         worst, pictures = page.run(module("return [m.player.drift.worst, m.player.drift.pictures]"))
         print("drift", worst, "frames over", pictures, "pictures")
         assert pictures > 5 and worst <= 1
+        shown = page.run(PLAYED)
+        assert len(shown) > 5 and max(abs(left - right) for left, right in shown) <= 1
+        assert shown == sorted(shown) and page.run(READ) == [FRAMES - 1, FRAMES - 1]
         for n in np.random.default_rng(1).integers(0, FRAMES, 20).tolist():
             assert page.run(module(f"await m.player.seek({n}); return {READ}")) == [n, n]
         page.run(module("await m.player.seek(7)"))

@@ -31,7 +31,7 @@ export async function mount(urls, { fps, frames }, changed) {
   const opened = await Player.open(urls, fps, frames, () => { if (player) { draw(); changed(); } });
   player = opened;
   $("stage").classList.toggle("one", urls.length === 1);
-  $("stage").replaceChildren(...opened.videos.map(figure));
+  $("stage").replaceChildren(...opened.screens.map(figure));
   build();
   view(null);
 }
@@ -44,9 +44,9 @@ export function unmount() {
 
 const sideName = i => t(player.videos.length === 1 ? "only" : i ? "right" : "left");
 
-function figure(video) {
+function figure({ canvas, video }) {
   const seen = element("progress", { max: 1, value: 0 });
-  return element("figure", {}, element("figcaption", {}, element("b"), seen, element("small")), video);
+  return element("figure", {}, element("figcaption", {}, element("b"), seen, element("small")), canvas, video);
 }
 
 function build() {
@@ -76,7 +76,7 @@ export function say() {
   }
   parts.range.ariaLabel = t("position");
   parts.speed.ariaLabel = t("speed");
-  player.videos.forEach((v, i) => { v.ariaLabel = sideName(i); });
+  player.screens.forEach((s, i) => { s.canvas.ariaLabel = sideName(i); });
   draw();
 }
 

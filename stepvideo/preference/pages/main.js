@@ -21,6 +21,7 @@ let busy = false;
 let hinted = ""; // said until the next change
 let onScreen = 0; // ms that the item has been on a visible page
 let since = 0;
+let early = new AbortController(); // of what is fetched for the next item: it may be another one after an undo or a skip
 const blobs = new Map(); // media id → promise of its blob: address
 
 const kept = (key, otherwise) => JSON.parse(sessionStorage.getItem(key)) ?? otherwise;
@@ -118,12 +119,27 @@ async function watch() {
     blobs.delete(id);
     blob.then(url => URL.revokeObjectURL(url), () => {});
   }
+  prepare(assignment);
+}
+
+/** Fetches the next item's films while this one is watched; what fails is fetched again when it is needed. */
+async function prepare(assignment) {
+  const { signal } = early = new AbortController();
+  try {
+    const { media } = await json("api/ahead", { ...sent({}), signal });
+    for (const film of media) {
+      if (item?.assignment !== assignment) return;
+      await fetched(film, { signal, priority: "low" });
+    }
+  } catch (e) {
+    if (!(e instanceof Refused) && e.name !== "AbortError") throw e;
+  }
 }
 
 /** The blob: address of a film; a token travels in a header only, so the film is fetched. */
-function fetched({ id, url }) {
+function fetched({ id, url }, options = {}) {
   if (!blobs.has(id)) {
-    const blob = api(url.replace(/^\//, "")).then(async answer => URL.createObjectURL(await answer.blob()));
+    const blob = api(url.replace(/^\//, ""), options).then(async answer => URL.createObjectURL(await answer.blob()));
     blobs.set(id, blob);
     blob.catch(() => blobs.delete(id));
   }
@@ -202,6 +218,7 @@ function feedback({ right, expected, why }) {
 
 async function undo() {
   if (busy || !study) return;
+  early.abort();
   try {
     await json("api/undo", { method: "POST" });
     hinted = t("undone");
@@ -244,6 +261,7 @@ const REASONS = { reasonBroken: "broken video", reasonPrompt: "unclear prompt", 
 $("skip-form").addEventListener("input", () => { $("skip-send").disabled = !document.querySelector("#reasons input:checked"); });
 $("skip-form").addEventListener("submit", () => {
   const chosen = document.querySelector("#reasons input:checked");
+  early.abort();
   const reason = [REASONS[chosen.value], $("reason-text").value.trim()].filter(Boolean).join(": ");
   settle(() => post("api/skip", { assignment: item.assignment, reason }));
 });

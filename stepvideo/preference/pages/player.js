@@ -1,5 +1,8 @@
 // One or two videos on one clock. At rest all show the same frame exactly. While they play, whichever is ahead is slowed
-// until they meet: the browser runs each on its own clock, started some milliseconds apart.
+// until they meet: the browser runs each on its own clock, started some milliseconds apart. What is seen are canvases, which
+// are painted together (screen.js).
+
+import { paint, Screen } from "./screen.js";
 
 const APART = 0.1; // frames that two clocks may differ before one is slowed
 const SPEEDS = [0.25, 0.5, 0.75, 1, 1.5, 2];
@@ -14,7 +17,8 @@ export class Player {
   loop = false;
   speed = 1;
   frame = 0;
-  drift = { worst: 0, pictures: 0 }; // frames between what both sides showed, over the pictures of the screen so far
+  drift = { worst: 0, pictures: 0, held: 0 }; // frames between what both sides showed, over the pictures of the screen so
+  // far; and how many of these stood, for want of a new one of every side
   #target = null; // frame to go to next
   #asked = null; // frame that the last call asked for, until it is shown
   #seeking = null;
@@ -36,19 +40,24 @@ export class Player {
     }));
     this.visible = urls.map(() => true);
     this.seen = urls.map(() => new Uint8Array(frames));
-    this.shown = urls.map(() => 0); // frame on the screen, as the browser reports it
-    this.videos.forEach((v, i) => {
-      const note = (_, picture) => {
-        this.shown[i] = Math.round(picture.mediaTime * fps);
-        if (!this.#closed) v.requestVideoFrameCallback(note);
+    this.screens = this.videos.map(v => new Screen(v, fps));
+    for (const screen of this.screens) {
+      const take = (_, { mediaTime }) => {
+        if (this.#closed) return;
+        screen.take(mediaTime);
+        screen.video.requestVideoFrameCallback(take);
       };
-      v.requestVideoFrameCallback(note);
-    });
+      screen.video.requestVideoFrameCallback(take);
+    }
   }
+
+  /** Frames on the canvases. */
+  get shown() { return this.screens.map(s => s.shown); }
 
   close() {
     this.#closed = true;
     this.playing = false;
+    for (const s of this.screens) s.clear();
     for (const v of this.videos) { v.pause(); v.removeAttribute("src"); v.load(); }
   }
 
@@ -71,7 +80,7 @@ export class Player {
         v.currentTime = (n + 0.5) / this.fps; // the middle of the frame: no rounding can reach its neighbours
         return there;
       }));
-      await this.#presented(n);
+      await this.#present(n);
       this.frame = this.#last = n;
       this.changed();
     }
@@ -79,11 +88,15 @@ export class Player {
     if (this.playing) await this.#run();
   }
 
-  /** Decoded is not yet shown: waits for the screen, at most 30 pictures of it (a covered video may not report any). */
-  async #presented(n) {
-    for (let i = 0; i < 30 && !document.hidden && this.shown.some((frame, k) => this.visible[k] && frame !== n); i++) {
+  /** Decoded is not yet given: waits for frame `n` of every side, at most 30 pictures of the screen (a covered page gets none). */
+  async #present(n) {
+    for (const s of this.screens) s.clear();
+    for (let i = 0; i < 30 && !this.#closed; i++) {
+      for (const s of this.screens) s.take(n / this.fps);
+      if (this.screens.every(s => s.frames().includes(n)) || document.hidden) break;
       await new Promise(requestAnimationFrame);
     }
+    if (!this.#closed) paint(this.screens);
   }
 
   /** Quick steps add up: from the frame that was asked for, if it is not shown yet. */
@@ -95,7 +108,7 @@ export class Player {
   async pause() {
     if (!this.playing) return;
     this.playing = false;
-    await this.seek(this.#clock());
+    await this.seek(this.frame);
   }
 
   // ------------------------------------------------------------------------------------------------------ in motion
@@ -121,21 +134,16 @@ export class Player {
     requestAnimationFrame(() => this.#tick());
   }
 
-  /** The common clock in whole frames: what the slowest side has reached. */
-  #clock() {
-    const times = this.videos.map(v => v.currentTime * this.fps);
-    return Math.min(this.frames - 1, Math.floor(Math.min(...times) + 1e-3));
-  }
-
   #tick() {
     if (!this.playing || this.#seeking || this.#closed) return;
     this.#meet();
-    this.#measure();
-    this.frame = this.#clock();
     const over = this.videos.every(v => v.ended);
-    this.#watch(over ? this.frames - 1 : this.frame);
+    if (over) for (const s of this.screens) s.take((this.frames - 1) / this.fps); // the last ones are not always reported
+    this.#paint();
+    this.frame = over ? this.frames - 1 : Math.max(0, Math.min(...this.shown));
+    this.#watch(this.frame);
     if (over && this.loop) { this.play(0); return; }
-    if (over) { this.playing = false; this.frame = this.frames - 1; }
+    if (over) this.playing = false;
     this.changed();
     if (!over) requestAnimationFrame(() => this.#tick());
   }
@@ -150,10 +158,14 @@ export class Player {
     });
   }
 
-  #measure() {
+  #paint() {
+    const before = this.shown.join();
+    paint(this.screens);
     if (!this.visible.every(Boolean) || this.videos.length < 2) return;
-    this.drift.worst = Math.max(this.drift.worst, Math.abs(this.shown[0] - this.shown[1]));
+    const [left, right] = this.shown;
+    this.drift.worst = Math.max(this.drift.worst, Math.abs(left - right));
     this.drift.pictures++;
+    if (this.shown.join() === before) this.drift.held++;
   }
 
   /** Notes frames as seen: on a side that is visible, in a tab that is too, not faster than normal. */

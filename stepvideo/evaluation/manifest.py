@@ -41,6 +41,7 @@ class Video:
         checkpoint: digest of the weights. `model` is what they are called.
         commit: of the code; ends in "+" and a hash where it was changed.
         options: memory options that change a video slightly.
+        ranks: how many shared the work, and in which ways (`ParallelConfig`): other numbers round differently.
         source: "generated" here, or "given".
     """
 
@@ -72,6 +73,7 @@ class Video:
     motion_score: float | None = None
     precision: str | None = None
     options: Mapping[str, Any] | None = None
+    ranks: Mapping[str, int] | None = None
     checkpoint: str | None = None
     model: str | None = None
     commit: str | None = None
@@ -136,6 +138,8 @@ def _check_same(folder: Path, there: Any, wanted: Any) -> None:
         raise StepVideoError(f"{folder} was begun with {len(a)} videos of other seeds or languages, not {len(b)}; "
                              "give the same ones, or choose another --out")  # fmt: skip
     keys = sorted({k for x, y in zip(a, b) for k in {**x, **y} if x.get(k) != y.get(k)})
+    if keys == ["ranks"] and not any("ranks" in x for x in a):
+        return  # a plan of before they were recorded
     raise StepVideoError(f"{folder} was begun with other settings ({', '.join(keys)}); choose another --out")
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from stepvideo.evaluation.suites.generation import Wanted, generate_suite, part_
 from stepvideo.evaluation.suites.schema import Prompt, Suite
 from stepvideo.inference.outputs import Encoding
 from stepvideo.inference.pipeline import StepVideoPipeline
+from stepvideo.parallel.config import ParallelConfig
 
 SUITE = Suite(
     "tiny",
@@ -80,6 +82,7 @@ def test_a_row_says_how_a_video_was_made(whole, pipe):
         "generated",
     )
     assert v.sha256 == storage.sha256_file(whole / v.file) and v.text == "一个蓝色的圆"
+    assert v.ranks == {"tensor": 1, "ulysses": 1, "cfg": 1}
     assert [v.cluster for v in found.videos if v.id == "c"] == ["a"] * 4
     assert found.suite["suite"] == "tiny" and manifest.status(whole)["complete"]
 
@@ -167,6 +170,28 @@ def test_a_folder_holds_one_set_of_settings(pipe, copy, suite, wanted, message):
     with pytest.raises(StepVideoError, match=message):
         generate_suite(pipe, suite, wanted, copy, lineage={"model": "tiny"}, say=quiet)
     assert content(copy) == before
+
+
+def test_a_folder_is_of_one_number_of_ranks(pipe, copy, monkeypatch):
+    """Two ranks round differently from one."""
+    before = content(copy)
+    ranks = SimpleNamespace(config=ParallelConfig(cfg=2), is_main=True, agree=lambda found: found())
+    monkeypatch.setattr(pipe, "ranks", ranks)
+    with pytest.raises(StepVideoError, match=r"other settings \(ranks\)"):
+        generate_suite(pipe, SUITE, WANTED, copy, lineage={"model": "tiny"}, say=quiet)
+    assert content(copy) == before
+
+
+def test_a_plan_of_before_ranks_were_recorded_goes_on(pipe, copy):
+    plan = json.loads((copy / manifest.PLAN).read_text())
+    for row in plan["videos"]:
+        del row["ranks"]
+    (copy / manifest.PLAN).write_text(json.dumps(plan))
+    assert generate_suite(pipe, SUITE, WANTED, copy, lineage={"model": "tiny"}, say=quiet)
+    plan["videos"][0]["crf"] = 1
+    (copy / manifest.PLAN).write_text(json.dumps(plan))
+    with pytest.raises(StepVideoError, match=r"other settings \(crf"):
+        generate_suite(pipe, SUITE, WANTED, copy, lineage={"model": "tiny"}, say=quiet)
 
 
 def test_seeds(tmp_path):

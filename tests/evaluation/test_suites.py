@@ -118,6 +118,20 @@ def test_ti2v_eval(tmp_path):
         import_suite("ti2v-eval", tmp_path)
 
 
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/suites here (STEPVIDEO_SHARED)")
+def test_the_public_ti2v_eval(tmp_path):
+    """Its texts and paths, of a copy of them as one table; the images are not here."""
+    rows = [json.loads(x) for x in (SHARED / "step_video_ti2v_eval.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        text = (tmp_path / row["image"]).with_suffix(".txt")
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text(row["prompt"], encoding="utf-8")
+    suite = import_suite("ti2v-eval", tmp_path)
+    expected = {r["id"]: (r["prompt"].strip(), r["subset"], (r["orientation"],), r["image"]) for r in rows}
+    assert {p.id: (p.zh, p.category, p.dimensions, p.aux["image"]) for p in suite.prompts} == expected
+    assert len(suite.prompts) == 298 and not suite.differs
+
+
 def vbench(path: Path, rows: int, same: int = 2) -> Path:
     found = [
         {

@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from stepvideo.inference.outputs import Encoding, complete
 from stepvideo.inference.pipeline import StepVideoPipeline
 from stepvideo.inference.requests import Request
 from stepvideo.inference.settings import Settings
+from stepvideo.parallel.config import ParallelConfig
 from stepvideo.storage import sha256_file
 
 
@@ -170,6 +171,7 @@ def _opened(pipe: StepVideoPipeline, wanted: Wanted, out: Path) -> dict[str, Any
         "fps": None if still else float(wanted.fps),
         "precision": pipe.engine.precision,
         "options": pipe.lossy,
+        "ranks": asdict(pipe.ranks.config if pipe.ranks else ParallelConfig()),
         "checkpoint": pipe.digest,
         "codec": "png" if still else "h264",
         "crf": None if still else wanted.encoding.crf,

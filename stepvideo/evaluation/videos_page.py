@@ -10,7 +10,7 @@ from stepvideo.evaluation.page import page
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 FOOT = (
-    "Means are over videos, with 95 % bootstrap intervals over prompts; a value that could not be measured is in no "
+    "Means are over videos, with 95 % intervals over prompts; a value that could not be measured is in no "
     "mean and is counted with its reason. results.json and scores.jsonl hold every figure."
 )
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from torch import Tensor
 from stepvideo.data.frames import cover
 from stepvideo.data.video_io import iter_frames
 from stepvideo.errors import ArtifactError
+from stepvideo.evaluation.jackknife import mean_interval
 from stepvideo.evaluation.metrics.base import HIGHER, LOWER
 from stepvideo.evaluation.reconstruction.fvd import I3D, LEAST, LEAST_FRAMES, frechet_distance
 from stepvideo.evaluation.reconstruction.lpips import LPIPS
 from stepvideo.evaluation.reconstruction.pixels import psnr, ssim
 from stepvideo.evaluation.reconstruction.protocols import SAMPLE, Protocol
-from stepvideo.evaluation.stats import cluster_bootstrap
 from stepvideo.models.config import VAEConfig
 from stepvideo.models.video_vae import VideoVAE
 from stepvideo.storage import sha256_file, write_atomic
@@ -152,8 +152,9 @@ def _summary(rows: list[Row], protocol: Protocol, reasons: dict[str, str]) -> di
     means: dict[str, Any] = dict.fromkeys(DIRECTIONS)
     for name in ("psnr", "ssim", "lpips"):
         if name not in reasons:
-            means[name] = asdict(cluster_bootstrap([r[name] for r in done])) | {"direction": DIRECTIONS[name]}
-            means[name] |= {"low": None, "high": None} if len(done) == 1 else {}  # one clip has no interval
+            x = [r[name] for r in done]
+            value, low, high = mean_interval(x, range(len(x))) if len(x) > 1 else (x[0], None, None)
+            means[name] = {"value": value, "low": low, "high": high, "n": len(x), "direction": DIRECTIONS[name]}
     features = [r.pop(FEATURES) for r in done if FEATURES in r]
     if "rfvd" not in reasons and len(features) < LEAST:
         reasons["rfvd"] = f"{len(features)} clips of {LEAST_FRAMES} frames or more; a set needs {LEAST}"

@@ -19,7 +19,7 @@ from stepvideo.preference.table import vote_rows
 def progress(session: Session, folder: Path) -> dict[str, Any]:
     """{kind, simulated, closed, items, raters, wanted, voted, items_done, agreement: [{question, raw, alpha,
     kappa}], annotators: [{name, active, voted, counted, skipped, verdict, reasons, median_dwell_s, left_share,
-    tie_share}]}.
+    tie_share}]}; shares are {value, low, high, n}.
 
     Verdicts are those of the study's own rules; they are null for labels, and for who has not answered yet.
     """
@@ -67,4 +67,5 @@ def _counts(connection: Connection) -> tuple[list[Any], list[Any], bool]:
 
 def _quality(judged: Quality | None) -> dict[str, Any]:
     names = ("verdict", "reasons", "median_dwell_s", "left_share", "tie_share")
-    return {name: getattr(judged, name) if judged else None for name in names}
+    said = asdict(judged) if judged else {}
+    return {name: said.get(name) for name in names}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from stepvideo.evaluation.stats import Estimate, wilson
 from stepvideo.evaluation.votes import Vote
 from stepvideo.preference.chance import at_least, at_most, entropy, longest_run, run_at_least
 from stepvideo.preference.rules import Rules
@@ -52,8 +53,8 @@ class Quality:
     Attributes:
         votes: answers that count for results; asked: all answers, checks too, without practice.
         median_dwell_s: None where nothing is known of it.
-        left_share: of the answers for a side, those for the left one; None without such.
-        tie_share: of the answers to pairs; None without such.
+        left_share: of the answers for a side, those for the left one, with Wilson's interval; None without such.
+        tie_share: of the answers to pairs, as well; None without such.
         entropy: bits of the answers as shown (left, right, tie) or of the scores; 0: always the same.
         verdict: ok | watch | excluded; reasons: the checks that it is from.
     """
@@ -63,8 +64,8 @@ class Quality:
     asked: int
     skipped: int
     median_dwell_s: float | None
-    left_share: float | None
-    tie_share: float | None
+    left_share: Estimate | None
+    tie_share: Estimate | None
     entropy: float
     checks: tuple[Check, ...]
     verdict: str
@@ -133,8 +134,8 @@ def judge(annotator: str, rows: Sequence[Vote], rules: Rules) -> Quality:
         len(asked),
         sum(bool(v.skipped) for v in rows),
         median(dwell) if dwell else None,
-        sided.count("left") / len(sided) if sided else None,
-        shown.count("tie") / len(shown) if shown else None,
+        wilson(sided.count("left"), len(sided)) if sided else None,
+        wilson(shown.count("tie"), len(shown)) if shown else None,
         entropy(shown or [tuple(v.scores.values()) for v in asked]),
         checks,
         verdict,

@@ -98,8 +98,8 @@ def _annotators(said: Report) -> Table:
     rows = []
     for q in said.annotators:
         checks = {c.rule: f"{c.hits} of {c.n} (p {c.p:.2g})" for c in q.checks}
-        numbers = (q.median_dwell_s, q.left_share, q.tie_share, q.entropy)
-        shown = ["" if v is None else svg.number(v) for v in numbers]
+        dwell = "" if q.median_dwell_s is None else svg.number(q.median_dwell_s)
+        shown = [dwell, _share(q.left_share), _share(q.tie_share), svg.number(q.entropy)]
         given = [q.annotator, q.verdict, str(q.votes), str(q.skipped), *shown]
         rows.append([*given, *(checks.get(rule, "") for rule in SAYS)])
     note = (
@@ -107,6 +107,10 @@ def _annotators(said: Report) -> Table:
         "Bits: entropy of the answers as they were shown; 0 is always the same."
     )
     return Table("Annotators", head, rows, note)
+
+
+def _share(e: Estimate | None) -> str:
+    return "" if e is None else f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
 
 
 def _sensitivity(results: Results) -> list[list[str]]:

@@ -144,7 +144,7 @@ def test_answers_of_another_tool_join_the_studys_own(tmp_path: Path, capsys: pyt
     capsys.readouterr()
     assert main(["study", "report", str(tmp_path), "--blind", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert {q["annotator"]: q["tie_share"] for q in said["annotators"]}["w"] == 1.0 and said["blind"]
+    assert {q["annotator"]: q["tie_share"]["value"] for q in said["annotators"]}["w"] == 1.0 and said["blind"]
     assert main(["study", "export", str(tmp_path), "--to", "csv", "--out", str(out)]) == 2  # the name is taken
 
 

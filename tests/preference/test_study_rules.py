@@ -56,7 +56,7 @@ def test_an_honest_annotator_stays_and_is_described() -> None:
     assert quality.verdict == OK and quality.reasons == () and quality.votes == 60 and quality.asked == 90
     found = {c.rule: c for c in quality.checks}
     assert found["gold_right"].hits >= 9 and found["gold_right"].n == found["aa_tie"].n == found["repeat_same"].n == 10
-    assert quality.left_share is not None and 0.3 < quality.left_share < 0.7
+    assert quality.left_share is not None and 0.3 < quality.left_share.value < 0.7 and quality.left_share.low < 0.5
     assert quality.median_dwell_s is not None and 5 < quality.median_dwell_s < 12
 
 

@@ -18,7 +18,6 @@ async function start() {
   draw();
 }
 
-const percent = v => (v === null || v === undefined ? "–" : `${(100 * v).toFixed(0)} %`);
 const number = v => (v === null ? "–" : v.toFixed(2));
 
 /** A figure with its interval, or several by name; null is not defined. */
@@ -59,7 +58,7 @@ function draw() {
   $("annotators").replaceChildren(said.annotators.length
     ? table([t("name"), t("done"), "", t("skipped"), t("dwell"), t("leftShare"), t("tieShare"), t("verdict")], said.annotators.map(a => [
       cell(a.name), cell(String(a.voted)), cell(bar(a.voted, most, a.name)), cell(String(a.skipped)),
-      cell(a.median_dwell_s === null ? "–" : t("seconds", { n: a.median_dwell_s.toFixed(1) })), cell(percent(a.left_share)), cell(percent(a.tie_share)), verdict(a),
+      cell(a.median_dwell_s === null ? "–" : t("seconds", { n: a.median_dwell_s.toFixed(1) })), cell(figure(a.left_share)), cell(figure(a.tie_share)), verdict(a),
     ]))
     : element("p", { className: "soft", textContent: t("noAnnotators") }));
 }

@@ -31,6 +31,7 @@ MIRRORED = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "weights/README.md": "weights.md",
+    "notebooks/README.md": "notebooks.md",
 }
 GENERATED = {
     "reference/commands.md": reference.commands_page,
@@ -103,6 +104,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {uri: make() for uri, make in GENERATED.items()}
     pages |= {f"reference/api/{name}.md": library_page(name) for name in LIBRARY}
     pages |= {uri: (ROOT / source).read_text(encoding="utf-8") for source, uri in MIRRORED.items()}
+    pages["index.md"] = f"---\nhide: [navigation]\n---\n{pages['index.md']}"  # there is but one page beside it
     for uri, text in pages.items():
         files.append(File.generated(config, uri, content=text))
     return files

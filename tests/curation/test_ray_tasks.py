@@ -79,7 +79,7 @@ def run(chunks: list[list[str]], place: Path, work=pool_faults.work, **options):
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_same_bytes_as_a_pool(address: str, context, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sources, "CHUNK_FILES", 2)
     monkeypatch.setattr(stage, "work", pool_faults.curate)

@@ -128,7 +128,7 @@ def test_trials_are_compared_and_go_on(tmp_path: Path, capsys: pytest.CaptureFix
     assert Path(told[1]["page"]).exists() and told[1]["verdict"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_as_a_flow_the_plans_are_in_prefects_ui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
 

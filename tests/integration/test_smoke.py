@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
 import sqlite3
-import time
 
 import pytest
 from whole import Smoke, ran
@@ -96,12 +96,14 @@ def test_unfreezing_the_adversarial_loss_and_both_kinds_of_batches_took_part(smo
 
 
 def test_the_same_command_takes_everything_from_the_store(smoke: Smoke) -> None:
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     rows = smoke.run()
-    seconds = time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert ran(rows) == set()
-    # the bar is 15 s beyond process start on a quiet machine; two test processes share the cores here
-    assert seconds < 60, f"{seconds:.0f} s"
+    # the bar is 15 s beyond process start on a quiet machine; other test processes share its cores and caches here, so
+    # the processor time of all processes is taken, the Prefect server's among them
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 40, f"{seconds:.0f} s of processor time"
 
 
 def test_one_changed_sft_option_runs_sft_and_what_depends_on_it(smoke: Smoke) -> None:

@@ -23,8 +23,8 @@ SPACE_TIME = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8], attention="spat
 @pytest.mark.parametrize(
     ("cfg", "plan", "size", "batch"),
     [  # tokens: frames · height · width / patch²
-        pytest.param(BASE, ParallelConfig(tensor=2), (2, 3, 2), 1, id="tensor2", marks=pytest.mark.soak),
-        pytest.param(BASE, ParallelConfig(tensor=4), (2, 3, 2), 2, id="tensor4"),
+        pytest.param(BASE, ParallelConfig(tensor=2), (2, 3, 2), 1, id="tensor2"),
+        pytest.param(BASE, ParallelConfig(tensor=4), (2, 3, 2), 2, id="tensor4", marks=pytest.mark.soak),
         pytest.param(MMDIT, ParallelConfig(tensor=2), (2, 3, 2), 2, id="tensor2-mmdit"),
         pytest.param(SPACE_TIME, ParallelConfig(tensor=2), (2, 3, 2), 2, id="tensor2-spatial-temporal"),
         pytest.param(BASE, ParallelConfig(ulysses=2), (3, 3, 3), 1, id="ulysses2-27-tokens"),

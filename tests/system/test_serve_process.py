@@ -185,7 +185,7 @@ def test_mistakes_exit_with_2_and_say_what_to_do(options, words, tmp_path, monke
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_text_encoders_and_vae_in_processes_of_their_own(serve, tiny_models, tmp_path):
     """As released: three processes make one video, the same as one process does."""
     text, vae = (serve(tmp_path, "--part", part, "--precision", "fp32") for part in ("text", "vae"))

@@ -64,6 +64,7 @@ def test_dpo_has_the_policy_without_adapters_as_reference(stage, base, tmp_path)
     check(out, base)
 
 
+@pytest.mark.soak
 def test_turbo(stage, cache, base, tmp_path):
     x0 = torch.randn(8, 3, Z, 3, 3, generator=torch.Generator().manual_seed(0))
     save_file({"x0": x0, "x1": 0.3 * x0 + 1, "caption": torch.arange(8)}, tmp_path / "couplings.safetensors")

@@ -100,7 +100,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             except OSError:
                 pass  # what was still to be sent finds no reader
     try:
-        process.wait(timeout=5)
+        process.wait(timeout=30)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -154,6 +154,8 @@ SlurmdLogFile=$root/log/%n.log
 SlurmdTimeout=6
 MessageTimeout=3
 KillWait=3
+# for who looks at a run of half an hour
+MinJobAge=3600
 # ids that were not used by a former cluster
 FirstJobId=$(($(date +%s) % 60000000))
 ReturnToService=2

@@ -1,4 +1,6 @@
-"""The `smoke` cascade wholly on a real Slurm, over two partitions: the digests of a run in this process."""
+"""The `smoke` cascade wholly on a real Slurm, over two partitions, every job an interpreter of its own as a user's is:
+the digests of a run in one process. CI has the same with jobs that are forks (`tests/system/test_slurm_smoke.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import pytest
 from slurm_cluster import Cluster, missing
 from whole import Smoke
 
-pytestmark = [pytest.mark.soak, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200), pytest.mark.skipif(bool(missing()), reason=missing())]
 THERE = ("cluster=slurm", "cluster.concurrency=2", "cluster.slurm.poll_s=1", "cluster.slurm.partition=inference")
 TRAINING = "cluster.slurm.stages={vae1: {partition: training}, text: {partition: training}, t2i: {partition: training}}"
 
@@ -18,7 +20,7 @@ def test_smoke_over_two_partitions(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
     try:
         began = time.monotonic()
-        here = Smoke(tmp_path / "here", "tracking=none").run()
+        here = Smoke(tmp_path / "here", "tracking=none").run(timeout=3600)
         between = time.monotonic()
         there = Smoke(tmp_path / "there", "tracking=none", *THERE, TRAINING).run(timeout=3600)
         print(f"{len(here)} stages: {between - began:.0f} s in process, {time.monotonic() - between:.0f} s on Slurm")

@@ -54,19 +54,27 @@ class RankPool:
     def __enter__(self) -> RankPool:
         run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}-{id(self)}")
         address = Path(tempfile.gettempdir()) / f"ranks-{run[:20]}"
+        self.address = str(address)
         self._lock = address.with_suffix(".lock")
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it listens: the next worker finds it
             try:
-                self._calls = Client(str(address))
+                self._calls = Client(self.address)
             except (FileNotFoundError, ConnectionRefusedError):
                 address.unlink(missing_ok=True)
-                self._calls = _start_server(str(address))
+                self._calls = _start_server(self.address)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._calls.close()  # the server ends with the last one's
         self._lock.unlink(missing_ok=True)
+
+    @classmethod
+    def at(cls, address: str) -> RankPool:
+        """The one of another test process; what was started from here ends with this connection."""
+        pool = cls()
+        pool._calls = Client(address)
+        return pool
 
     def __call__(self, n: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         answers = [pickle.loads(answer) for answer in self._ask(_answers, n, self.timeout_s, _dumped(function, *args))]

@@ -19,6 +19,7 @@ from stepvideo.artifact import Store
 from stepvideo.cli import main
 from stepvideo.data.draw import rng
 from stepvideo.data.video_io import write_video
+from stepvideo.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,6 +81,11 @@ def ran(rows: dict[str, dict[str, Any]]) -> set[str]:
     return {name for name, row in rows.items() if not row["cached"]}
 
 
+def digests(rows: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Key and digest of every stage."""
+    return {name: [row["key"], row["digest"]] for name, row in rows.items()}
+
+
 def results(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What must be equal between a disturbed and an undisturbed run."""
     return {name: (row["key"], row["digest"], row["metrics"]) for name, row in rows.items()}
@@ -93,17 +99,25 @@ def _square_that_moves(i: int) -> np.ndarray:
     return video.astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
-    """A finished smoke cascade, with MLflow and Prefect; `first` holds its rows and `first_s` its seconds.
-
-    Two clips that nobody captioned are added to the raw set.
-    """
-    folder = tmp_path_factory.mktemp("smoke")
+def with_bare_clips(folder: Path, *settings: str) -> Smoke:
+    """A smoke cascade to be run; two clips that nobody captioned are added to the raw set."""
     for i in range(2):
         write_video(folder / f"raw/{i}.mp4", _square_that_moves(i), 8)
-    made = Smoke(folder, f"raw={folder / 'raw'}")
+    return Smoke(folder, f"raw={folder / 'raw'}", *settings)
+
+
+def record(sessions: pytest.TempPathFactory) -> Path:
+    """Where the test processes of a session find the digests of that cascade, once one of them has run it here."""
+    own = sessions.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "smoke.json"
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+    """A finished smoke cascade, with MLflow and Prefect; `first` holds its rows and `first_s` its seconds."""
+    made = with_bare_clips(tmp_path_factory.mktemp("smoke"))
     started = time.monotonic()
     made.first = made.run()  # type: ignore[attr-defined]
     made.first_s = time.monotonic() - started  # type: ignore[attr-defined]
+    write_json(record(tmp_path_factory), digests(made.first))  # type: ignore[attr-defined]
     return made

@@ -1,6 +1,7 @@
 """A whole training step of our DiT at full size without a GPU: torch's own MemTracker on fake tensors.
 
-FSDP2, tensor and Ulysses ranks as `stepvideo.parallel.train` divides, AdamW, two steps over a pretended process group.
+FSDP2, tensor and Ulysses ranks as `stepvideo.parallel.train` divides, AdamW, over a pretended process group. The second
+step is measured: the first makes the optimizer's state, and DTensor tries each operation on whole fake tensors in it.
 Fake tensors are on the CPU, so what `models` does otherwise there is replaced by what it does on an accelerator.
 Exchanges happen at once and not beside computation: what CUDA streams would hold longer is not seen.
 """
@@ -60,19 +61,25 @@ def _peak(case: Case, parallel: train.TrainParallel) -> int:
     rope_tables.cache_clear()
     dit = DiT(replace(case.cfg))
     parallel.divide(dit, precision="bf16-mixed")
-    optimizer = torch.optim.AdamW(dit.parameters(), foreach=True)
+    meshes: dict[Any, list[torch.nn.Parameter]] = {}  # as `training.optim` makes it
+    for weights in dit.parameters():
+        meshes.setdefault(getattr(weights, "device_mesh", None), []).append(weights)
+    optimizer = torch.optim.AdamW([{"params": own} for own in meshes.values()], foreach=True)
     tracker, (b, (f, h, w)) = MemTracker(), (case.batch.samples, case.batch.latent)
-    tracker.track_external(dit, optimizer)
     llm, clip = case.cfg.caption_channels
     shapes = [(b, f, case.cfg.in_channels, h, w), (b, case.batch.text, llm), (b, case.batch.clip, clip), (b,)]
     given = [torch.zeros(shape) for shape in shapes]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        parallel.micro_batch([dit], first=True, last=True)
+        dit(*given).float().square().mean().backward()
+        optimizer.step()
+
+    step()
+    tracker.track_external(dit, optimizer)
     with tracker:
-        for _ in range(2):  # the first makes the optimizer's state
-            tracker.reset_mod_stats()
-            optimizer.zero_grad(set_to_none=True)
-            parallel.micro_batch([dit], first=True, last=True)
-            dit(*given).float().square().mean().backward()
-            optimizer.step()
+        step()
     rope_tables.cache_clear()
     return int(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
 

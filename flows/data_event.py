@@ -7,9 +7,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from flows.align import quoted
 from flows.events import post
 from stepvideo import storage
 from stepvideo.artifact import Store
+from stepvideo.storage import is_remote
+from tasks.record import RUNS
 from tasks.versions import Version
 
 TRIGGERS = "_triggers"
@@ -45,13 +48,23 @@ def place(name: str, store: Store) -> Path:
 
 
 def settings(version: Version, store: Store) -> list[str]:
-    """What the run that made a version was told about its data: `raw`, `labels`, `data`, settings of its stages."""
+    """What the run that made a version was told about its data: `raw`, `labels`, `data`, settings of its stages.
+
+    Folders as that run understood them, wherever it was started; without its record, only those that are absolute.
+    """
     about: dict[str, Any] = version.meta.get("artifacts") or {}
-    made = (store.find(stage, a["key"], verify=False) for stage, a in about.items())
-    commands = [a.manifest.get("lineage", {}).get("command", "") for a in made if a]
-    given = shlex.split(commands[-1]) if commands else []
-    wanted = (*(f"{name}=" for name in ("raw", "labels", "data")), *(f"stages.{stage}." for stage in about))
-    return [word for word in given if word.startswith(wanted)]
+    made = [a for stage, said in about.items() if (a := store.find(stage, said["key"], verify=False))]
+    lineage = made[-1].manifest.get("lineage", {}) if made else {}
+    given = shlex.split(lineage.get("command", ""))
+    record = store.root / RUNS / str(lineage.get("run")) / "run.json"
+    config = storage.read_json(record)["config"] if record.exists() else {}
+    found = [word for word in given if word.startswith(tuple(f"stages.{stage}." for stage in about))]
+    for name in ("raw", "labels", "data"):
+        if told := [word for word in given if word.startswith(f"{name}=")]:
+            path = str(config.get(name) or told[-1].removeprefix(f"{name}=").strip("'"))
+            if is_remote(path) or Path(path).is_absolute():
+                found.append(f"{name}={quoted(path)}")
+    return found
 
 
 def _emit(version: Version, about: dict[str, Any]) -> None:

@@ -8,20 +8,25 @@ from tasks.record import records
 
 
 def find(store: Store, ref: str) -> Artifact:
-    """An artifact by "stage", "stage/key", a path, or "model@alias" of the registry. Raises ArtifactError."""
+    """An artifact by "stage", "stage/key", a path, or "model@alias" of the registry.
+
+    Raises:
+        ArtifactError: there is none. StepVideoError: the registry is missing.
+    """
     if "@" not in ref:
         return store.resolve(ref)
     from pathlib import Path
 
     from tasks.environment import set_defaults
-    from tasks.registry import source_of
+    from tasks.registry import Registry, source_of
     from tasks.tracking import Server
 
     configs = [r.data["config"] for r in records(store) if r.data["config"]["tracking"]["mlflow"]]
     if not configs:
         raise ArtifactError(f"{ref}: no run in {store.root} has reported to MLflow, so there is no registry")
+    told = configs[-1]["tracking"]
     set_defaults(configs[-1])
-    server = Server(configs[-1]["tracking"], Path(configs[-1]["work"]))
+    server = Registry(Server(told, Path(configs[-1]["work"])), told["model_name"]).server
     return store.resolve(str(Path(source_of(server, *ref.split("@", 1))).parent))
 
 

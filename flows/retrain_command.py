@@ -20,7 +20,7 @@ from flows.retrain_work import Asked, Rows, affected, due, retrain
 from flows.status import store_of
 from stepvideo import storage
 from stepvideo.artifact import Store
-from stepvideo.errors import StepVideoError
+from stepvideo.errors import ConfigError, StepVideoError
 
 POLL_S, AFTER_FAILURE_S = 15.0, 900.0
 NEXT = {
@@ -37,8 +37,7 @@ def retrain_command(asked: Asked, dry: bool, watch: bool, as_json: bool) -> int:
     while True:
         pause = POLL_S
         try:
-            store = Store(compose(asked.overrides)["store"])
-            if not watch or due(asked, store):
+            if not watch or due(asked, Store(compose(asked.overrides)["store"])):
                 with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # of the cascade
                     outcome = _once(asked, console)
                 _print(outcome, console, as_json)
@@ -55,6 +54,8 @@ def retrain_command(asked: Asked, dry: bool, watch: bool, as_json: bool) -> int:
 def trigger_command(folder: str | None, reason: str, detail: str, overrides: list[str]) -> int:
     """Leave a trigger in the store, and say who will take it."""
     store = store_of(folder)
+    if unread := [o for o in overrides if "=" not in o]:
+        raise ConfigError(f"cannot read {unread[0]!r}; settings are written key=value, such as raw=/data/new-clips")
     path, said = retrain_triggers.leave(store, reason, detail, overrides)
     print(f"{path}\n{said}\nnext: stepvideo retrain --triggered with the settings of the cascade")
     return 0

@@ -13,7 +13,7 @@ from made_champions import MODEL, Made
 from memory_registry import MemoryRegistry
 
 from flows.promote import Approval, Refused, locate, promote, rollback
-from stepvideo import storage
+from stepvideo import cli, storage
 from stepvideo.errors import ArtifactError, StepVideoError
 from tasks import promotion
 from tasks.registry import Unknown
@@ -139,10 +139,12 @@ def test_references_that_name_nothing_say_what_there_is(made: Made) -> None:
     assert [locate(registry, made.store, r).number for r in ("2", "@champion", f"fit/{3:016d}")] == [2, 1, 3]
 
 
-def test_a_database_that_is_missing_is_not_made(tmp_path: Path) -> None:
+def test_a_database_that_is_missing_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = Made(tmp_path, f"sqlite:///{tmp_path}/work/mlflow.db")
     with pytest.raises(StepVideoError, match=r"there is no registry: .*mlflow\.db is missing; `stepvideo run`"):
         _ = gone.registry
+    code = cli.main(["lineage", f"{MODEL}@champion", "--store", str(gone.store.root)])
+    assert code == 2 and "mlflow.db is missing" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
 
 

@@ -79,6 +79,29 @@ def test_publish_killed_at_any_moment(tmp_path: Path) -> None:
     assert contents(bring_back(first.name, checkout, Store(tmp_path / "b"))) == contents([old])
 
 
+def test_checkouts_beside_a_publication(tmp_path: Path) -> None:
+    """A second publication is refused while the first one runs; whoever brings back the old version has it whole."""
+    checkout = checkout_of(tmp_path / "checkout", tmp_path / "remote")
+    old = artifact(Store(tmp_path / "old"), "curate", files(30, 0))
+    first = record([old], None, checkout)
+    shutil.rmtree(checkout / ".dvc" / "cache")
+    process = publisher(_new(tmp_path / "new", 1), checkout)
+    refused = back = 0
+    while process.poll() is None or back == 0:
+        assert contents(bring_back(first.name, checkout, Store(tmp_path / f"back{back}"))) == contents([old])
+        back += 1
+        if process.poll() is None:
+            try:
+                record([Store(tmp_path / "new").resolve("curate")], "other", checkout)
+            except ArtifactError as e:
+                refused += "another process publishes" in str(e)
+    assert process.communicate(timeout=600)[0] == "published\n" and back >= 1
+    print(f"{back} checkouts beside it, {refused} publications refused")
+    for version in every(checkout):
+        assert version_verify.verify(version, checkout)[0] == []
+    assert {v.digest for v in every(checkout)} == {first.digest, every(checkout)[-1].digest}
+
+
 def _new(root: Path, seed: int) -> Path:
     artifact(Store(root), "curate", files(30, seed))
     return root

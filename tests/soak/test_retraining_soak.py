@@ -47,6 +47,18 @@ def test_a_win_that_loses_a_category_is_not_promoted_unless_forced(place: Place)
 
 
 @pytest.mark.soak
+def test_a_model_that_was_rolled_back_is_not_promoted_again_by_itself(place: Place) -> None:
+    place.publish(0.97)
+    assert place.retrain()["state"] == "promoted"
+    place.cli("rollback", "--reason", "people dislike it")
+    assert "nothing to do" in place.refused("promote", "1") and "no champion before it" in place.refused("rollback")
+    assert place.retrain()["state"] == "nothing affected"
+    (place.store.root / "evaluate.fit").rename(place.store.root / "_gone")
+    back = place.retrain()
+    assert back["state"] == "not promoted" and "was rolled back (0003: people dislike it)" in back["said"]
+
+
+@pytest.mark.soak
 def test_the_champion_is_evaluated_as_the_challenger_was(place: Place) -> None:
     place.publish(0.97)
     before = set(place.store.root.glob("evaluate.fit/*/manifest.json"))
@@ -83,7 +95,7 @@ def test_a_killed_retraining_goes_on(place: Place) -> None:
     place.publish(0.97)
     slow = ["cluster=local", "cluster.snapshot=false", "stages.fit.step_s=0.2", "stages.fit.steps=20"]
     process = place.mini.process("--json", *place.args(*slow), command="retrain")
-    directory = place.mini.wait_for_step("fit", 3)
+    directory = place.mini.wait_for_step("fit", 3, timeout=600)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(list((place.store.root / "_triggers").glob("*.json"))) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import postgresql_server
 import pytest
 
 from tasks.migration_databases import BEHIND, CURRENT, Database, look, upgrade
+from tasks.team import python_packages
 
 pytestmark = pytest.mark.soak
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.soak
 def prefect(url: str, *args: str) -> None:
     env = os.environ | {"PREFECT_API_DATABASE_CONNECTION_URL": url, "PREFECT_API_URL": ""}
     command = [sys.executable, "-m", "prefect", "server", "database", *args, "--yes"]
-    subprocess.run(command, env=env, check=True, capture_output=True, timeout=600)
+    subprocess.run(command, env=env, check=True, capture_output=True, timeout=3600)
 
 
 def down_and_up(database: Database, lower) -> Path | None:
@@ -45,15 +45,17 @@ def test_prefects_postgresql() -> None:
         assert down_and_up(Database("prefect", url), lambda: prefect(url, "downgrade", "-r", "-1")) is None
 
 
-def test_mlflows_postgresql() -> None:
-    driver = next((d for d in ("psycopg", "psycopg2", "pg8000") if importlib.util.find_spec(d)), None)
-    if driver is None:
-        pytest.skip("no synchronous driver of PostgreSQL, which MLflow's migrations need (psycopg2)")
+def test_mlflows_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if said := python_packages.missing():
+        pytest.skip(f"no synchronous driver of PostgreSQL, which MLflow's migrations need: {said}")
+    folder = str(python_packages.linked(tmp_path / "python"))  # as the team's server has it
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", folder)
     from alembic import command
     from mlflow import MlflowClient
     from mlflow.store.db.utils import _get_alembic_config
 
     with postgresql_server.running() as place:
-        url = f"postgresql+{driver}://{postgresql_server.USER}:{postgresql_server.PASSWORD}@{place}"
+        url = f"postgresql+psycopg://{postgresql_server.USER}:{postgresql_server.PASSWORD}@{place}"
         MlflowClient(url, url).search_registered_models()
         down_and_up(Database("mlflow", url), lambda: command.downgrade(_get_alembic_config(url), "-1"))

@@ -7,14 +7,17 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stepvideo import cli
 from stepvideo.artifact import Store
 from stepvideo.errors import ArtifactError
-from tasks.migration_databases import BEHIND, CURRENT, EMPTY, UNKNOWN, Database, look, upgrade
+from tasks.migration_databases import BEHIND, CURRENT, EMPTY, UNKNOWN, Database, look, migrate_mlflow, upgrade
 from tasks.record import recorded
 
 
@@ -65,7 +68,24 @@ def test_an_old_one_is_copied_and_upgraded(database: Database, old_mlflow: Path,
         upgrade(database)
 
 
-def test_a_half_migrated_one_is_as_it_was_and_says_the_fix(database: Database, old_mlflow: Path) -> None:
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Migrations here: a process of its own, as the first test has it, imports MLflow for seconds."""
+
+    def run(command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("STEPVIDEO_DATABASE", env["STEPVIDEO_DATABASE"])
+        try:
+            migrate_mlflow()
+        except Exception:
+            return subprocess.CompletedProcess(command, 1, "", traceback.format_exc())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("tasks.migration_databases.subprocess.run", run)
+
+
+def test_a_half_migrated_one_is_as_it_was_and_says_the_fix(
+    database: Database, old_mlflow: Path, in_this_process: None
+) -> None:
     """Tables of the newest revision, and the mark of the one before: a migration that was cut off."""
     assert database.file
     shutil.copy(old_mlflow, database.file)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from stepvideo import storage
 
 TOYS = Path(__file__).parent
 
@@ -26,13 +29,20 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def new_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of MLflow as the first client makes it, to be copied: its fifty migrations take seconds."""
-    from mlflow import MlflowClient
+def new_mlflow(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A database of MLflow as the first client makes it, to be copied.
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
-    return path
+    Its fifty migrations take seconds, so it is kept in pytest's cache for this version of MLflow, all workers and runs.
+    """
+    version = importlib.metadata.version("mlflow")
+    kept = Path(request.config.cache.mkdir(f"mlflow-{version}")) / "mlflow.db"  # type: ignore[union-attr]
+    if not kept.exists():
+        from mlflow import MlflowClient
+
+        path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+        MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
+        storage.write_atomic(kept, path.read_bytes())
+    return kept
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from prefect import get_client
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.exceptions import FlowPauseTimeout, NotPausedError
@@ -38,14 +39,28 @@ def about() -> dict[str, Any]:
     return {"flow_run": str(flow_run.id), "flow_run_name": flow_run.name}
 
 
+def holds_a_slot() -> bool:
+    """Whether this run counts against the `concurrency_limit` of its deployment.
+
+    Prefect 3.8 takes the slot away when a run pauses, and ends the run some minutes later as it no longer has it.
+    """
+    with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(str(flow_run.id))).state
+        return bool(state and state.state_details.deployment_concurrency_lease_id)
+    return False
+
+
 def pause(store: Path, asked: dict[str, Any], timeout_s: float) -> None:
-    """Paused until there is an answer, which is recorded in the store; returns too if the server is lost meanwhile."""
+    """Paused until there is an answer, which is recorded in the store; returns too if the server is lost meanwhile, and
+    at once if a pause would be the run's end: then it goes on as Running, and only the file is waited for."""
     text = f"# {asked['question']}\n\n[{asked['evidence']}]({asked['evidence']})\n\n`{asked['command']}`\n"
     with contextlib.suppress(httpx.HTTPError):
         create_markdown_artifact(markdown=text, key="approval", description=asked["question"])
     resource = {"prefect.resource.id": f"stepvideo.approval.{asked['key']}", "prefect.resource.name": asked["question"]}
     flow = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}
     emit_event(EVENT, resource, related=[flow | {"prefect.resource.name": str(flow_run.name)}], payload=asked)
+    if holds_a_slot():
+        return
     over = threading.Event()
     args = (_resume_when_answered, UUID(str(flow_run.id)), store, asked["key"], over)
     run = contextvars.copy_context().run  # Prefect keeps its settings there
@@ -78,7 +93,6 @@ def _resume_when_answered(run: UUID, store: Path, key: str, over: threading.Even
 
 def paused_runs() -> list[Any]:
     """Flow runs of the server that wait for a person."""
-    from prefect import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
 

@@ -96,6 +96,23 @@ def test_nobody_answers(tmp_path: Path) -> None:
         ask(QUESTION, "report.html", 0.2, store=tmp_path / "file")
 
 
+def test_a_run_that_a_pause_would_end_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect ends a paused run whose deployment has a concurrency limit, as the pause takes its slot away."""
+    told: list[str] = []
+    monkeypatch.setattr(approval_pause, "holds_a_slot", lambda: True)
+    monkeypatch.setattr(approval_pause, "create_markdown_artifact", lambda **about: told.append(about["markdown"]))
+    monkeypatch.setattr(approval_pause, "emit_event", lambda name, *_, **__: told.append(name))
+    monkeypatch.setattr(approval_pause, "pause_flow_run", lambda **_: pytest.fail("it was paused"))
+    monkeypatch.setattr(approval_pause, "about", lambda: {"flow_run": "1", "flow_run_name": "weekly"})
+    monkeypatch.setattr(approval, "in_flow", lambda: True)
+    thread, got = in_background(lambda: ask(QUESTION, "report.html", 60, store=tmp_path, key="k"))
+    until(lambda: len(told) == 2 and waiting(tmp_path))
+    assert "stepvideo approve k" in told[0] and told[1] == approval_pause.EVENT and got == []
+    assert approve("weekly", "--store", str(tmp_path), "--by", "Li") == 0
+    thread.join(60)
+    assert got[0].approved and got[0].by == "Li"
+
+
 @pytest.mark.soak
 def test_a_flow_run_is_paused_until_the_form_or_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / ".prefect"))

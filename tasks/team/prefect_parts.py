@@ -55,6 +55,9 @@ def _server_environment(stack: Stack) -> Mapping[str, str]:
         PREFECT_SERVER_API_AUTH_STRING=f"{USER}:{stack.secrets['prefect']}",
         PREFECT_UI_API_URL=f"{stack.url('prefect')}/api",
         PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT="false",
+        # in seconds: the defaults of 5 and 10 end its own services' queries while the machine is busy
+        PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT="60",
+        PREFECT_SERVER_DATABASE_TIMEOUT="60",
     )
 
 

@@ -28,7 +28,7 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 @pytest.fixture(params=["without a limit", "one at a time"])
 def stack(place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PrefectStack]:
-    """With a worker, and a deployment of retraining by events: it pauses, or where that would be its end, it does not."""
+    """With a worker, and a deployment of retraining by events: it pauses, or not where that would end it."""
     one = {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"}}
     limit: dict[str, Any] = one if request.param == "one at a time" else {}
     folder = tmp_path / "stack"

@@ -8,8 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 5000
-ARMS = ("dpo", "shuffled", "aa")
-TIE = 0.03  # of fidelity, as the annotators have it
+TIE = 0.03  # of fidelity, as micro's annotators have it
+RULE = "_with_ties"  # what decides: fixed before the second try; the first one's was the strict rule, ""
+CLAIMS = {
+    "dpo": "DPO on its own pairs is preferred to the model that it started from",
+    "labels": "DPO is preferred to its twin with shuffled labels",
+}
 DEFAULT, DIFFUSION_DPO = (200.0, 1e-4), (5000.0, 1e-8)  # (beta, rate): micro's, and as the report quotes Wallace et al.
 
 
@@ -36,34 +40,38 @@ def nested_bootstrap(
     return {"value": by_seed.mean(), "low": low, "high": high, "p_55": (means >= 0.55).mean(), "n": by_seed.size}
 
 
-def verdict(e: dict[str, float], testable: bool) -> str:
+def verdict(e: dict[str, float], testable: bool, rule: str = RULE) -> str:
     if not testable:
         return "untestable"
-    return "supported" if e["low"] > 0.5 else "contradicted" if e["high"] < 0.5 else "inconclusive"
+    low, high = e[f"low{rule}"], e[f"high{rule}"]
+    return "supported" if low > 0.5 else "contradicted" if high < 0.5 else "inconclusive"
 
 
-def preferences(seeds: list[dict[str, Any]], pooled: list[dict[str, Any]]) -> dict[str, Any]:
+def preferences(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each arm over the base, with what it did to the qualities and, of those that train, how that went; `labels` is
-    DPO over its twin with shuffled labels.
+    DPO over its twin with shuffled labels. By the strict rule and, with names that end in RULE, with ties.
     """
     found: dict[str, Any] = {}
-    arms = {arm: [(s["qualities"][arm], s["qualities"]["base"], s.get(arm)) for s in seeds] for arm in ARMS}
+    names = [arm for arm in seeds[0]["qualities"] if arm != "base"]
+    arms = {arm: [(s["qualities"][arm], s["qualities"]["base"], s.get(arm)) for s in seeds] for arm in names}
     # what the labels say, drift and all else being equal
     arms["labels"] = [(s["qualities"]["dpo"], s["qualities"]["shuffled"], None) for s in seeds]
-    if pooled:
-        arms["pooled"] = [
-            (p["qualities"], s["qualities"]["base"], p["metrics"]) for p, s in zip(pooled, seeds, strict=False)
-        ]
     for k, (arm, runs) in enumerate(arms.items()):
-        change = np.mean([np.mean(mine, 0) - np.mean(base, 0) for mine, base, _ in runs], 0)
-        found[arm] = {"right": float(change[0]), "fidelity": float(change[1])}
-        for name, tie in (("", 0.0), ("_with_ties", TIE)):
-            table = np.array([outcomes(mine, base, tie) for mine, base, _ in runs])
-            interval = nested_bootstrap(table, np.random.default_rng(k))
-            found[arm] |= {f"{key}{name}": float(v) for key, v in interval.items()}
-            found[arm][f"by_seed{name}"] = table.mean(1).tolist()
+        found[arm] = compared(runs, k)
         if trained := [metrics for _, _, metrics in runs if metrics]:
             found[arm]["training"] = {k: float(np.mean([m[k] for m in trained])) for k in trained[0]}
+    return found
+
+
+def compared(runs: list[tuple[Any, ...]], draws: int) -> dict[str, Any]:
+    """(qualities of one model, of another, …) of every seed: mean differences, and how often the first is preferred."""
+    change = np.mean([np.mean(mine, 0) - np.mean(other, 0) for mine, other, *_ in runs], 0)
+    found: dict[str, Any] = {"right": float(change[0]), "fidelity": float(change[1])}
+    for name, tie in (("", 0.0), (RULE, TIE)):
+        table = np.array([outcomes(mine, other, tie) for mine, other, *_ in runs])
+        interval = nested_bootstrap(table, np.random.default_rng(draws))
+        found |= {f"{key}{name}": float(v) for key, v in interval.items()}
+        found[f"by_seed{name}"] = table.mean(1).tolist()
     return found
 
 
@@ -72,9 +80,7 @@ def verdicts(found: dict[str, Any]) -> dict[str, str]:
     said: dict[str, str] = {}
     if arms := found.get("preference"):
         controls = not missed(found)
-        for arm, whose in (("dpo", "its own pairs"), ("pooled", "the pairs of all seeds")):
-            if arm in arms:
-                said[f"DPO on {whose} is preferred to the model that it started from"] = verdict(arms[arm], controls)
+        said |= {claim: verdict(arms[arm], controls) for arm, claim in CLAIMS.items()}
     if rows := found.get("grid"):
         cell = {(r["beta"], r["lr"]): r for r in rows}
         default, theirs = cell[DEFAULT], cell[DIFFUSION_DPO]
@@ -101,19 +107,20 @@ def _grows(default: dict[str, Any], large: dict[str, Any]) -> str:
 
 
 def missed(found: dict[str, Any]) -> list[str]:
-    """Controls whose interval leaves out 0.5."""
+    """Controls whose interval leaves out 0.5, by the rule that decides."""
     arms = found.get("preference", {})
-    return [a for a in ("shuffled", "aa") if a in arms and not arms[a]["low"] <= 0.5 <= arms[a]["high"]]
+    inside = {a: arms[a][f"low{RULE}"] <= 0.5 <= arms[a][f"high{RULE}"] for a in ("shuffled", "aa") if a in arms}
+    return [a for a, holds in inside.items() if not holds]
 
 
 def table(found: dict[str, Any]) -> str:
     lines = []
     for arm, e in found.get("preference", {}).items():
         whom = "shuffled" if arm == "labels" else "the base"
+        ruled, strict = (f"{e[f'value{r}']:.3f} [{e[f'low{r}']:.3f}, {e[f'high{r}']:.3f}]" for r in (RULE, ""))
         lines.append(
-            f"{arm:9} preferred to {whom} {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}] of {e['n']:.0f}, "
-            f"P(≥ .55) {e['p_55']:.2f}, with ties {e['value_with_ties']:.3f} [{e['low_with_ties']:.3f}, "
-            f"{e['high_with_ties']:.3f}]; fidelity {e['fidelity']:+.4f}, right {e['right']:+.3f} of 5"
+            f"{arm:9} preferred to {whom} {ruled} of {e['n']:.0f}, P(≥ .55) {e[f'p_55{RULE}']:.2f}; strictly {strict}; "
+            f"fidelity {e['fidelity']:+.4f}, right {e['right']:+.3f} of 5"
         )
     if rows := found.get("grid"):
         lines.append("    beta       lr  |g| first      max  ratio   loss   acc  winner   loser  distance  fidelity")

@@ -2,23 +2,24 @@
 
     OMP_NUM_THREADS=1 python benchmarks/on_policy.py [--seeds 3] [--quick] [--json] [--check] [--base DIR] [--work DIR]
 
-Each seed: simulated annotators (never people) judge pairs sampled from the base, once; DPO trains on them. From there
-the same number of steps again, on
-    stale     the same pairs
-    ranked    the policy's own new samples, ranked by a reward model that was trained on the same labels
-    fresh     the policy's own new samples, judged by the annotators anew: more labels, hence a bound and no rival
-The oracle compares each with where they started from and with `stale`, prompt by prompt at equal noise; intervals
-resample seeds, and within them prompts. The reward model is judged on prompts that it was not trained on, and by how
-often the oracle agrees with its ranking of new samples: rewards that rise while the oracle's fidelity does not are
-what a reward model that is pleased, not good, looks like.
+It goes on from `dpo.py`, whose base, pairs and models it takes where they are there. All labels are those of
+simulated annotators (never people) on the pairs and ties of the pool, some seven hundred comparisons of three votes.
+    reward    trained on these, and on MADE pairs of rendered clips that cost no label (made_pairs.py); tested on
+              comparisons of the policy's samples whose prompts it has not seen. `labels only` is the same without them.
+Then each seed's policy of `dpo.py` is trained for MORE steps, on
+    stale     the old pairs, which is what the labels are worth without a reward model
+    ranked    its own new samples, the best and the worst of every prompt by the reward model
+The oracle compares each with where they started from and with `stale`, prompt by prompt at equal noise, by the rule of
+`dpo_study.py`; intervals resample seeds, and within them prompts. How often the oracle agrees with the ranking is said
+beside it: rewards that rise while the oracle's fidelity does not are what a reward model that is pleased looks like.
 
-`--check` fails where the reward model does no better than a coin on its test prompts, all seeds together.
+`--check` fails where the reward model does no better than a coin on its test prompts.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -26,113 +27,132 @@ from typing import Any
 
 import numpy as np
 import torch
-from dpo import DPO, QUICK, ROOT, TEXT, VAE, Study, make_base
-from dpo_findings import TIE, nested_bootstrap, outcomes, verdict
+from dpo import Arms
+from dpo_findings import compared, verdict
+from dpo_study import DPO, QUICK, RUNTIME, TEXT, VAE, arguments, make_base
+from made_pairs import make
 
 from stepvideo import storage
+from stepvideo.diffusion.pipeline import Pipeline
 from stepvideo.evaluation.stats import wilson
+from stepvideo.training.reward import quality
+from stepvideo.training.reward_model import Calibration
 
-REWARD = {"steps": 150, "batch_size": 16, "held_out": 0.3, "optim": {"lr": 3e-4, "warmup": 10, "decay": "cosine"}}
-RUNTIME = {"threads": 1, "checkpoint_every": 10_000, "telemetry": {"enabled": False}}
-CONFIDENCE = 0.5  # the best and the worst of every prompt's samples
-ARMS = ("stale", "ranked", "fresh")
+MADE, QUICK_MADE = 800, 12
+REWARD = {"steps": 300, "batch_size": 32, "held_out": 0.4, "optim": {"lr": 3e-4, "warmup": 20, "decay": "cosine"}}
+RANKED = {"prompts": 240, "samples": 4, "confidence": 0.5, "sampling": {"steps": 8, "cfg": 3.0}}
+MORE = 60
+ARMS = ("stale", "ranked")
+ANNOTATORS = 3
 
 
-class Rounds(Study):
-    """Two rounds of preference training."""
-
-    def __init__(self, base: Path, work: Path, quick: bool) -> None:
-        super().__init__(base, work, quick)
-        self.pairs_cfg = {**self.pairs_cfg, "keep_ties": True}
-
-    def more(self, name: str, seed: int, init: Path, pairs: Path) -> Path:
-        config = {**DPO, "steps": self.steps, "seed": seed, "runtime": RUNTIME}
-        return self.stage(name, "dpo", {"init": init, "pairs": pairs}, config)[0]
-
-    def rounds(self, seed: int) -> dict[str, Any]:
-        """Qualities of the arms, the reward model's figures, and its judgements on test prompts."""
+class Rounds(Arms):
+    def reward(self, name: str, made: bool) -> dict[str, Any]:
+        """A reward model's metrics, and its judgements on held-out comparisons of the policy's samples."""
+        count = QUICK_MADE if self.quick else MADE
+        settings = {**REWARD, "runtime": RUNTIME} | ({"steps": QUICK["steps"]} if self.quick else {})
 
         def compute() -> dict[str, Any]:
-            labels = self.pairs(seed)
-            first = self.more(f"first-{seed}", seed, self.base, labels)
-            settings = {**REWARD, "seed": seed, "runtime": RUNTIME} | ({"steps": QUICK["steps"]} if self.quick else {})
-            reward, judged = self.stage(f"reward-{seed}", "reward", {"init": self.base, "pairs.1": labels}, settings)
-            nets = {"model": first, "vae": VAE, "text": TEXT}
-            new = {**self.pairs_cfg, "seed": seed + 1000}
-            ranked, by_reward = self.stage(
-                f"ranked-{seed}",
-                "ranked",
-                {**nets, "reward": reward},
-                {**new, "keep_ties": False, "confidence": CONFIDENCE},
-            )
-            fresh, by_people = self.stage(f"fresh-{seed}", "pairs", nets, new)
-            models = {"base": self.base, "first": first}
-            for arm, pairs in zip(ARMS, (labels, ranked, fresh), strict=True):
-                models[arm] = self.more(f"policy-{arm}-{seed}", seed + 1000, first, pairs)
-            rows = [json.loads(line) for line in (reward / "judged.jsonl").read_text("utf-8").splitlines()]
-            return {
-                "qualities": {name: self.qualities(model, seed, 0, self.evaluated) for name, model in models.items()},
-                "reward": judged,
-                "ranked": by_reward,
-                "fresh": by_people,
-                "test": [r for r in rows if r["part"] == "test" and r["votes"][0] != r["votes"][2]],
-            }
+            labels = {f"pairs.{n + 1}": self.pairs(n) for n in range(self.pool)}
+            if made:
+                pipe = Pipeline.load(self.base, VAE, TEXT, "auto")
+                labels["pairs.made"] = make(self.work / "stages" / "made", pipe, count)
+            out, metrics = self.stage(name, "reward", {"init": self.base, **labels}, settings)
+            rows = [json.loads(line) for line in (out / "judged.jsonl").read_text("utf-8").splitlines()]
+            own = [r for r in rows if r["part"] == "test" and sum(r["votes"]) == ANNOTATORS]
+            return {"metrics": metrics, "test": own}
 
-        return self.part(f"rounds-{seed}", {"seed": seed, "dpo": DPO, "reward": REWARD, "n": self.evaluated}, compute)
+        return self.part(name, {"reward": REWARD, "made": count if made else 0, "pool": self.pool}, compute)
+
+    def rounds(self, seed: int) -> dict[str, Any]:
+        """Qualities of where they start and of the arms, and how the ranking went."""
+        n, more = self.evaluated, QUICK["steps"] if self.quick else MORE
+        first = self.arm("dpo", seed)["qualities"]
+        start = self.made(f"dpo-{seed}")
+        ranking = {**RANKED, "seed": seed + 1000} | ({"prompts": QUICK["prompts"]} if self.quick else {})
+        nets = {"model": start, "vae": VAE, "text": TEXT, "reward": self.made("reward")}
+        said = {"ranked": RANKED, "reward": REWARD, "dpo": DPO, "more": MORE, "pool": self.pool, "n": n}
+        ranked = self.part(f"ranking-{seed}", said, lambda: self.stage(f"ranking-{seed}", "ranked", nets, ranking)[1])
+
+        def train(arm: str) -> dict[str, Any]:
+            pairs = self.pooled() if arm == "stale" else self.made(f"ranking-{seed}")
+            model, metrics = self.dpo(f"policy-{arm}-{seed}", start, pairs, seed + 1000, steps=more)
+            return {"qualities": self.qualities(model, seed, 0, n), "metrics": metrics}
+
+        trained = {arm: self.part(f"policy-{arm}-{seed}", said, lambda arm=arm: train(arm)) for arm in ARMS}
+        qualities = {arm: t["qualities"] for arm, t in trained.items()} | {"first": first}
+        base = self.part(f"base-{seed}", {"n": n}, lambda: self.qualities(self.base, seed, 0, n))
+        return {
+            "qualities": qualities | {"base": base},
+            "ranked": ranked,
+            **{arm: t["metrics"] for arm, t in trained.items()},
+        }
 
 
-def findings(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+def judged(reward: dict[str, Any]) -> dict[str, Any]:
+    """How a reward model does on the test comparisons of the policy's samples."""
+    rows = reward["test"]
+    votes = torch.tensor([r["votes"] for r in rows], dtype=torch.float32)
+    differences = torch.tensor([r["difference"] for r in rows])
+    decided = [r for r in rows if r["votes"][0] != r["votes"][2]]
+    right = [(r["difference"] > 0) == (r["votes"][0] > r["votes"][2]) for r in decided]
+    found = quality(differences, votes, Calibration(1.0, reward["metrics"]["tie"]))
+    found = {k: found[k] for k in ("accuracy_with_ties", "nll", "ece")} | {"nll_of_thirds": math.log(3)}
+    return {
+        "accuracy": wilson(sum(right), len(right)).as_dict(),
+        **found,
+        "temperature": reward["metrics"]["temperature"],
+        "comparisons": reward["metrics"]["comparisons"],
+    }
+
+
+def findings(seeds: list[dict[str, Any]], rewards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for against in ("base", "first", "stale"):
-        for k, arm in enumerate(("first", *ARMS)):
-            if arm == against or (against == "stale" and arm == "first"):
-                continue
-            pairs = [(s["qualities"][arm], s["qualities"][against]) for s in seeds]
-            table = np.array([outcomes(a, b, TIE) for a, b in pairs])
-            change = np.mean([np.mean(a, 0) - np.mean(b, 0) for a, b in pairs], 0)
-            interval = {n: float(v) for n, v in nested_bootstrap(table, np.random.default_rng(k)).items()}
-            found[f"{arm} against {against}"] = interval | {"right": float(change[0]), "fidelity": float(change[1])}
-    test = [row["difference"] > 0 for s in seeds for row in s["test"]]
+    pairs = [("first", "base"), *((arm, against) for against in ("base", "first") for arm in ARMS), ("ranked", "stale")]
+    for k, (arm, against) in enumerate(pairs):
+        runs = [(s["qualities"][arm], s["qualities"][against]) for s in seeds]
+        found[f"{arm} against {against}"] = compared(runs, k)
+    reward = {name: judged(r) for name, r in rewards.items()}
+    right = reward["reward"]["accuracy"]
+    learned = right["low"] > 0.5
+    said = verdict(found["ranked against stale"], testable=learned)
     return {
         "preference": found,
-        "reward_accuracy": wilson(sum(test), len(test)).as_dict(),
-        "reward": {k: float(np.mean([s["reward"][k] for s in seeds])) for k in ("nll", "nll_uncalibrated", "ece")},
+        "reward": reward,
         "ranked": {k: float(np.mean([s["ranked"][k] for s in seeds])) for k in seeds[0]["ranked"]},
-        "fresh": {k: float(np.mean([s["fresh"][k] for s in seeds])) for k in seeds[0]["fresh"]},
+        "training": {arm: {k: float(np.mean([s[arm][k] for s in seeds])) for k in seeds[0][arm]} for arm in ARMS},
+        "verdicts": {
+            "a reward model learns from these labels": verdict(right, testable=True, rule=""),
+            "on-policy pairs by a reward model beat the old pairs at equal labels": said,
+        },
     }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--base", type=Path)
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "dpo-study")
-    for flag in ("quick", "json", "check"):
-        parser.add_argument(f"--{flag}", action="store_true")
-    args = parser.parse_args()
+    args = arguments(__doc__, seeds=3).parse_args()
     torch.set_num_threads(1)
-    base = args.base or make_base(args.work)
-    work = args.work / ("rounds-quick" if args.quick else "rounds")
-    work.mkdir(parents=True, exist_ok=True)
+    study = Rounds(args.base or make_base(args.work), args.work, args.quick)
     start = time.process_time()
-    study = Rounds(base, work, args.quick)
-    found = findings([study.rounds(seed) for seed in range(args.seeds)])
-    learned = found["reward_accuracy"]["low"] > 0.5
-    found["verdict"] = verdict(found["preference"]["ranked against stale"], testable=learned)
+    rewards = {"reward": study.reward("reward", made=True), "labels only": study.reward("reward-labels", made=False)}
+    found = findings([study.rounds(seed) for seed in range(args.seeds)], rewards)
     found |= {"base": study.digest, "quick": args.quick, "cpu_seconds": time.process_time() - start}
-    storage.write_json(work / "found.json", found)
-    if args.json:
-        print(json.dumps(found, indent=1))
-    else:
-        for name, e in found["preference"].items():
-            print(f"{name:22} {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}] of {e['n']:.0f}; "
-                  f"fidelity {e['fidelity']:+.4f}, right {e['right']:+.3f} of 5")  # fmt: skip
-        for name in ("reward_accuracy", "reward", "ranked", "fresh"):
-            print(name, {k: round(v, 4) for k, v in found[name].items()})
-        print(f"{found['verdict']}: on-policy pairs by a reward model beat the old pairs at equal labels")
+    storage.write_json(Path(study.work) / "on_policy.json", found)
+    print(json.dumps(found, indent=1) if args.json else told(found))
+    learned = found["reward"]["reward"]["accuracy"]["low"] > 0.5
     if args.check and not learned:
         print("missed: the reward model does no better than a coin", file=sys.stderr)
     return int(args.check and not learned)
+
+
+def told(found: dict[str, Any]) -> str:
+    lines = [
+        f"{name:22} {e['value_with_ties']:.3f} [{e['low_with_ties']:.3f}, {e['high_with_ties']:.3f}] of {e['n']:.0f}; "
+        f"fidelity {e['fidelity']:+.4f}, right {e['right']:+.3f} of 5"
+        for name, e in found["preference"].items()
+    ]
+    lines += [f"{name}: {e}" for name, e in found["reward"].items()]
+    lines += [f"ranked: {found['ranked']}", *(f"{v:12} {k}" for k, v in found["verdicts"].items())]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

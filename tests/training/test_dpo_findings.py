@@ -41,10 +41,18 @@ def test_verdicts():
     draw = np.random.default_rng(1)
     null = {"shuffled": 0.0, "aa": 0.0}
     for by, said in ((0.2, "supported"), (-0.2, "contradicted"), (0.0, "inconclusive")):
-        found = {"preference": preferences([made(null, draw, dpo=by) for _ in range(5)], [])}
-        assert not missed(found) and list(verdicts(found).values()) == [said]
-    found = {"preference": preferences([made({"shuffled": 0.2, "aa": 0.0}, draw, dpo=0.2) for _ in range(5)], [])}
-    assert missed(found) == ["shuffled"] and list(verdicts(found).values()) == ["untestable"]
+        found = {"preference": preferences([made(null, draw, dpo=by) for _ in range(5)])}
+        assert not missed(found) and list(verdicts(found).values()) == [said] * 2
+    found = {"preference": preferences([made({"shuffled": 0.2, "aa": 0.0}, draw, dpo=0.2) for _ in range(5)])}
+    assert missed(found) == ["shuffled"] and list(verdicts(found).values()) == ["untestable"] * 2
+
+
+def test_the_rule_that_decides_counts_what_nobody_sees_as_a_tie():
+    """Every sample is a hair better: the strict rule calls that a preference, annotators see nothing."""
+    seeds = [{"qualities": {"base": [[5.0, 0.5]] * 40, **{a: [[5.0, 0.51]] * 40 for a in ("dpo", "shuffled", "aa")}}}]
+    found = {"preference": preferences(seeds)}
+    assert found["preference"]["dpo"]["value"] == 1 and found["preference"]["dpo"]["value_with_ties"] == 0.5
+    assert not missed(found) and set(verdicts(found).values()) == {"inconclusive"}
 
 
 def test_verdicts_of_the_grid():

@@ -202,7 +202,8 @@ def test_two_ranks_train_as_one(stage, tmp_path):
 def test_ranks_that_divide_a_network_refuse_it(monkeypatch, degree):
     """Before anything of it is divided, and by name; the stage says the same (in soak)."""
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    parallel = TrainParallel(TrainParallelConfig(**{degree: 2}), 2, torch.device("cpu"), None)
+    cfg = TrainParallelConfig(tensor=2) if degree == "tensor" else TrainParallelConfig(ulysses=2)
+    parallel = TrainParallel(cfg, 2, torch.device("cpu"), None)
     with pytest.raises(ConfigError, match=rf"{degree}=2.* divide a DiT, not a RewardModel; leave them at 1"):
         parallel.divide(RewardModel(dit()), precision="32-true")
 

@@ -180,6 +180,8 @@ def locate(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _find(folder: str | None, ref: str, part: str) -> Artifact:
+    if ref.startswith(("/", "./", "../")) and not Path(ref).exists():
+        raise ArtifactError(f"{ref} does not exist; give a folder in the released layout, or an artifact such as turbo")
     try:
         return find(store_of(folder), ref)
     except ArtifactError:

@@ -1,11 +1,13 @@
 """The command line: parses, then reaches for what a command needs. `--help`, `plan` and `status` import nothing heavy.
 
-Exit codes: 0 done; 1 a stage failed or a check did; 2 a mistake of the user's, told in one message; 130 interrupted.
+Exit codes: 0 done; 1 a stage or a check failed; 2 a mistake, told in one message; 130 interrupted; 141 nobody reads on.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,12 +44,13 @@ from stepvideo.training import lora_command as lora_merge
 from stepvideo.training import produce_command as producing
 from stepvideo.training import profile_command as profile
 from stepvideo.training import recipe_command as recipe
-from stepvideo.training import select_command as select
+from stepvideo.training import select_command as selecting
 from stepvideo.training import split_command as splitting
 from stepvideo.training import step_command as steps
 from stepvideo.training import telemetry_serve
 from stepvideo.training import tracked_command as tracked
 
+READER_GONE = 128 + 13  # as a shell says of a program that SIGPIPE ended
 ATTENTION = "inspect attention"  # one command of two words, beside `inspect DIR`
 
 
@@ -61,11 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest:  # argparse ends a list of settings, or of rules, at the first option
         given = getattr(args, "overrides", getattr(args, "rules", None))
         if given is None or any(r.startswith("-") for r in rest):
-            parser.error(f"unknown arguments: {' '.join(rest)}")
+            parser.error(f"unknown arguments: {' '.join(rest)}; `stepvideo {argv[0]} --help` says what it takes")
         given += rest
     _find_flows()
     try:
-        return args.call(args)
+        code = args.call(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return READER_GONE
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -75,6 +84,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StepVideoError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+
+
+def _reader_is_gone() -> bool:
+    """Whether whoever read stdout has closed it, as `| head -1` does; nothing is written there from then on."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered still
+    return gone
 
 
 def _find_flows() -> None:
@@ -120,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         ("embed", embed),
         ("parity", parity),
         ("balance", balance),
-        ("select", select),
+        ("select", selecting),
         ("average", average),
         ("produce", producing),
         ("lora-merge", lora_merge),

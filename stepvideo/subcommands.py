@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
+
+from stepvideo.errors import ConfigError
+
+STAGE_DIR = "the folder of a stage, STORE/STAGE/KEY"
+MODEL_DIR = "a model's folder, such as the `out` of a stage that trains the DiT"
 
 
 class Command(NamedTuple):
@@ -14,6 +20,17 @@ class Command(NamedTuple):
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     call: Callable[[argparse.Namespace], int]
+
+
+def needs(folder: Path, file: str, instead: str) -> None:
+    """Check that a folder that people gave is what it should be, by a file in it.
+
+    Raises:
+        ConfigError: names the folder, what it has not, and what to give instead.
+    """
+    if not (folder / file).is_file():
+        found = "has no " + file if folder.is_dir() else "is no folder"
+        raise ConfigError(f"{folder} {found}; give {instead}")
 
 
 def add_commands(parser: argparse.ArgumentParser, commands: Iterable[Command], metavar: str = "WHAT") -> None:

@@ -63,13 +63,20 @@ def rule(text: str) -> Filter:
     values = [v.strip() for v in parts[3].split(",")] if parts else []
     quantile = any(v.endswith("%") for v in values)
     try:
-        numbers = [float(v.removesuffix("%")) / (100 if quantile else 1) for v in values]
+        numbers = [_number(v.removesuffix("%")) / (100 if quantile else 1) for v in values]
         if not parts or len(numbers) not in (1, LEVELS) or quantile and not all(v.endswith("%") for v in values):
             raise ValueError(f"write TAG>=VALUE or TAG<=VALUE, with 1 or {LEVELS} values, all or none of them with %")
         numbers *= LEVELS // len(numbers)
         return Filter(parts[1], "above" if parts[2] == ">=" else "below", numbers, quantile)
     except ValueError as e:
         raise ConfigError(f"{text!r} is no threshold: {e}") from e
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
 
 
 def replaced(filters: Iterable[Filter], given: Sequence[Filter]) -> list[Filter]:

@@ -77,13 +77,13 @@ def generate(
     for notice in pipe.notices:
         say(notice)
     todo = [job.settings for job in jobs if not job.made]
-    for notice in pipe.text_notices(todo):
-        say(notice)
     texts = [text for settings in todo for text in settings.texts]
     if features is not None:
         features.check(texts)
     elif texts:
-        features = pipe.encode(texts)
+        features = pipe.encode(texts)  # which refuses what it cannot spell, before anything is said of it
+    for notice in pipe.text_notices(todo):
+        say(notice)
     total = sum(settings.sampling.steps for settings in todo)
     results, done = [], 0
     for job in jobs:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from stepvideo.errors import ConfigError
+from stepvideo.subcommands import MODEL_DIR, needs
 
 HELP = "average models of one start: uniform, by weights, or the greedy choice that held-out clips make"
 
@@ -34,6 +35,9 @@ def call(args: argparse.Namespace) -> int:
         raise ConfigError("a model is named twice; let it count more by --weights")
     if args.out.exists() and any(args.out.iterdir()):
         raise ConfigError(f"--out {args.out} is not empty; choose another folder")
+
+    for path in args.models:
+        needs(path, "transformer/config.json", MODEL_DIR)
 
     from stepvideo.sink import NullSink
     from stepvideo.stage import StageContext

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from stepvideo.subcommands import STAGE_DIR, needs
+
 HELP = "a training checkpoint, of any number of ranks, as a model in the released layout"
 
 
@@ -16,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def call(args: argparse.Namespace) -> int:
+    needs(args.stage, "spec.json", STAGE_DIR)
+
     from stepvideo.training.export import export_checkpoint
 
     done = export_checkpoint(args.stage, args.out, args.step, args.ema)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from stepvideo.errors import ConfigError
+from stepvideo.subcommands import MODEL_DIR, needs
 
 HELP = "add LoRA adapters to the weights they were trained on"
 
@@ -20,6 +21,8 @@ def call(args: argparse.Namespace) -> int:
     """Memory holds a shard of the result at a time."""
     if args.out.exists() and any(args.out.iterdir()):
         raise ConfigError(f"--out {args.out} is not empty; choose another folder")
+
+    needs(args.base, "transformer/config.json", MODEL_DIR)
 
     from stepvideo.training.flow import save_model
     from stepvideo.training.lora_files import find, merged

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from stepvideo.subcommands import STAGE_DIR, needs
+
 HELP = "encode clips and captions for a training stage that runs with latents=streamed, until it ends"
 
 
@@ -25,6 +27,7 @@ def call(args: argparse.Namespace) -> NoReturn:
     from stepvideo.stage import StageSpec, kind
     from stepvideo.training.producer_spec import KIND, feed_config, meeting_place, producer_spec
 
+    needs(args.stage, "spec.json", STAGE_DIR)
     name = args.name or f"{socket.gethostname().split('.')[0]}-{os.getpid()}"
     directory = args.stage.absolute() / "producers" / name
     stage = StageSpec.read(args.stage / "spec.json")

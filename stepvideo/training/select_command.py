@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stepvideo.subcommands import needs
+
 if TYPE_CHECKING:
     from stepvideo.training.select import Judged, Row, Selection
 
@@ -37,6 +39,7 @@ def call(args: argparse.Namespace) -> int:
 
     if args.smooth < 1 or args.warmup < 0:
         raise ConfigError(f"--smooth {args.smooth} --warmup {args.warmup}: give 1 or more, and 0 or more")
+    needs(args.run, "loss_curve.json", "what a training stage left, STORE/STAGE/KEY/out")
     rows = read_rows(args.run)
     folders = snapshots(args.run, rows)
     try:

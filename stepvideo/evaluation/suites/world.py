@@ -50,7 +50,9 @@ def world_suite(per_category: int = 40, seed: int = 0, wording: str = "natural")
     if wording not in WORDINGS:
         raise ConfigError(f"wording {wording!r}: choose of {', '.join(WORDINGS)}")
     if per_category < 4:
-        raise ConfigError(f"{per_category} prompts a category: give 4 or more")
+        raise ConfigError(
+            f"--per-category {per_category}: give 4 or more, since a category has up to four kinds of scenes"
+        )
     rows: list[Prompt] = []
     for kind in KINDS:
         rows += _events(kind, per_category, seed, wording)

@@ -1,6 +1,6 @@
 """The site: pages from the code, links between pages and to files, nothing fetched from elsewhere.
 
-The whole site is built by `make docs` and, strictly, by tests/soak/test_site_soak.py; here it is built without the
+The whole site is built by `make docs` and, strictly, by tests/soak/test_docs_soak.py; here it is built without the
 library's pages, whose modules must exist.
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures import toys  # noqa: F401
 from retraining import Place, at
 
 from flows.retrain_command import _plainly

@@ -83,6 +83,10 @@ def _compose(overrides: list[str], folder: Path) -> dict[str, Any]:
         return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as e:
         raise ConfigError(_explain(e, schema)) from e
+    except ValueError as e:  # Hydra's own, of a group that is given a number or nothing
+        groups = {p.name for p in folder.iterdir() if p.is_dir()}
+        given = [o for o in overrides if o.partition("=")[0] in {"", *groups}]
+        raise ConfigError(f"cannot read {' '.join(given) or ' '.join(overrides)}: {e}; a group takes a name") from e
 
 
 def chosen(overrides: list[str], key: str, default: str) -> str:
@@ -159,6 +163,8 @@ def _explain(error: Exception, schema: DictConfig) -> str:
             parent = OmegaConf.select(schema, ".".join(parents)) if parents else schema
         return f"unknown key {'.'.join([*parents, last])}{near(last, parent)}"
     lines = [ln.strip() for ln in text.splitlines() if ln.strip()]
+    if (override := getattr(error, "override", "")) and not lines[0].startswith("Error parsing"):
+        return f"cannot read {override!r}: {lines[0]}; write key=value, a list as 'key=[1,2]', odd text in quotes"
     if cause is not None and str(cause):
         return f"{lines[0]}: {str(cause).splitlines()[0]}"
     if "Could not find" in text:  # lists the choices, then search paths that help nobody

@@ -28,6 +28,8 @@ BASE = ["graph=toy_stages", "profile=bare"]
         ("stages.fit.lr=0", "lr is 0.0; give more than 0"),
         ("store='s3://bucket/x'", "store=s3://bucket/x: give a folder"),
         ("profile=nope", "available: 30b, 4b, bare, curate, micro, smoke"),
+        ("profile=3", "cannot read profile=3"),
+        ("stages.fit.lr=[1", "cannot read 'stages.fit.lr=[1'"),
         ("cluster=nope", "available: debug"),
         ("cluster.launcher=pbs", "give one of debug"),
         ("cluster={launcher: debug, concurrency: 2}", "one process: give 1"),

@@ -69,10 +69,10 @@ class Rounds(Arms):
         n, more = self.evaluated, QUICK["steps"] if self.quick else MORE
         first = self.arm("dpo", seed)["qualities"]
         start = self.made(f"dpo-{seed}")
-        ranking = {**RANKED, "seed": seed + 1000} | ({"prompts": QUICK["prompts"]} if self.quick else {})
+        settings = {**RANKED, "seed": seed + 1000} | ({"prompts": QUICK["prompts"]} if self.quick else {})
         nets = {"model": start, "vae": VAE, "text": TEXT, "reward": self.made("reward")}
         said = {"ranked": RANKED, "reward": REWARD, "dpo": DPO, "more": MORE, "pool": self.pool, "n": n}
-        ranked = self.part(f"ranking-{seed}", said, lambda: self.stage(f"ranking-{seed}", "ranked", nets, ranking)[1])
+        ranking = self.part(f"ranking-{seed}", said, lambda: self.stage(f"ranking-{seed}", "ranked", nets, settings)[1])
 
         def train(arm: str) -> dict[str, Any]:
             pairs = self.pooled() if arm == "stale" else self.made(f"ranking-{seed}")
@@ -84,7 +84,7 @@ class Rounds(Arms):
         base = self.part(f"base-{seed}", {"n": n}, lambda: self.qualities(self.base, seed, 0, n))
         return {
             "qualities": qualities | {"base": base},
-            "ranked": ranked,
+            "ranking": ranking,
             **{arm: t["metrics"] for arm, t in trained.items()},
         }
 
@@ -119,7 +119,7 @@ def findings(seeds: list[dict[str, Any]], rewards: dict[str, dict[str, Any]]) ->
     return {
         "preference": found,
         "reward": reward,
-        "ranked": {k: float(np.mean([s["ranked"][k] for s in seeds])) for k in seeds[0]["ranked"]},
+        "ranking": {k: float(np.mean([s["ranking"][k] for s in seeds])) for k in seeds[0]["ranking"]},
         "training": {arm: {k: float(np.mean([s[arm][k] for s in seeds])) for k in seeds[0][arm]} for arm in ARMS},
         "verdicts": {
             "a reward model learns from these labels": verdict(right, testable=True, rule=""),
@@ -151,7 +151,7 @@ def told(found: dict[str, Any]) -> str:
         for name, e in found["preference"].items()
     ]
     lines += [f"{name}: {e}" for name, e in found["reward"].items()]
-    lines += [f"ranked: {found['ranked']}", *(f"{v:12} {k}" for k, v in found["verdicts"].items())]
+    lines += [f"ranking: {found['ranking']}", *(f"{v:12} {k}" for k, v in found["verdicts"].items())]
     return "\n".join(lines)
 
 

@@ -85,7 +85,8 @@ def _compose(overrides: list[str], folder: Path) -> dict[str, Any]:
         raise ConfigError(_explain(e, schema)) from e
     except ValueError as e:  # Hydra's own, of a group that is given a number or nothing
         groups = {p.name for p in folder.iterdir() if p.is_dir()}
-        given = [o for o in overrides if o.partition("=")[0] in {"", *groups}]
+        told = [(o, *o.split("=", 1)) for o in overrides if o.partition("=")[0] in {"", *groups}]
+        given = [o for o, group, name in told if not (folder / group / f"{name}.yaml").exists()]
         raise ConfigError(f"cannot read {' '.join(given) or ' '.join(overrides)}: {e}; a group takes a name") from e
 
 

@@ -28,3 +28,14 @@ def test_what_went_wrong_is_said_and_the_next_call_is_not_disturbed(ranks, monke
         ranks(2, *call)
     monkeypatch.undo()
     assert ranks(2, abs, -2) == [2, 2]
+
+
+def test_the_answer_to_a_call_that_was_interrupted_is_not_the_next_ones(ranks, monkeypatch):
+    def interrupted() -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(ranks._calls), "recv", lambda self: interrupted())
+        with pytest.raises(TimeoutError):
+            ranks(1, abs, -1)
+    assert ranks(2, abs, -2) == [2, 2]

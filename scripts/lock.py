@@ -19,6 +19,7 @@ HEADER = """\
 # Every package of the environment, exactly. Made by `make lock` from the ranges in pyproject.toml (all extras)
 # with pip on Python {python}, Linux x86_64; do not edit by hand. Installed by `make setup`.
 # - fastapi stays below 0.151: prefect 3.8's server breaks on newer ones and does not say so in its metadata.
+# - sqlalchemy stays below 2.1: with it prefect 3.8's scheduler fails, and no schedule starts a run.
 # - lightning 2.6.2 and 2.6.3 were malicious releases and are excluded.
 # - pyarrow stays below 26 and omegaconf below 2.4: mlflow and hydra-core cap them.
 # - torch has no +cpu or +cu label: pip takes the build that the machine's index or wheel folder offers.

@@ -138,7 +138,7 @@ def test_a_schedule_starts_a_run_that_is_named_and_shown(
     with browser(1400, 1000) as page:
         page.server = stack.url
         page.call("Page.navigate", url=f"{stack.url}/runs/flow-run/{run['id']}")
-        page.until(f"document.body.innerText.includes({run['name'][:40]!r})", 1200)
+        page.until(f"document.body?.innerText.includes({run['name'][:40]!r})", 1200)
         wait_for(lambda: "progress-fit" in stack.artifacts(run["id"]))
         folder = screenshots(stack)
         page.picture(folder / "prefect-run.png")
@@ -146,7 +146,7 @@ def test_a_schedule_starts_a_run_that_is_named_and_shown(
         found = stack.artifacts(run["id"])
         assert {"plan", "cascade-progress", "progress-fit"} <= set(found)
         page.call("Page.navigate", url=f"{stack.url}/artifacts/artifact/{found['progress-fit']['id']}")
-        page.until("document.body.innerText.includes('fit: 50 of 50 step')", 1200)
+        page.until("document.body?.innerText.includes('fit: 50 of 50 step')", 1200)
         page.picture(folder / "prefect-progress.png")
     made = deployment(stack, "cascade/toy")
     stack.api(f"deployments/{made['id']}/schedules/{made['schedules'][0]['id']}", {"active": False}, "PATCH")

@@ -15,9 +15,7 @@ import warm_job
 from fixtures import TOYS
 from rank_pool import shared
 from slurm_cluster import Cluster, missing
-from whole import digests, record, with_bare_clips
-
-from stepvideo.storage import read_json
+from whole import Smoke, digests, local_run, uncaptioned
 
 pytestmark = [
     pytest.mark.soak,
@@ -39,16 +37,12 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_over_two_partitions_and_streamed(cluster: Cluster, tmp_path: Path, tmp_path_factory) -> None:
     on = [*ON, f"cluster.slurm.python={warm_job.command(shared())}", "cluster.slurm.partition=inference", TRAINING]
-    there = with_bare_clips(tmp_path / "there", *on)
+    raw = uncaptioned(tmp_path / "raw")
+    there = Smoke(tmp_path / "there", f"raw={raw}", *on)
     made = digests(there.run(timeout=3000))
     streamed = there.run("latents=streamed", until="t2vi_192.s1", timeout=1500)
     ran = [row.split("|") for row in cluster.queue("%j|%P|%T")]
-    known = record(tmp_path_factory)  # the run of tests/integration/test_smoke.py, if it was this session's
-    here = (
-        read_json(known)
-        if known.exists()
-        else digests(with_bare_clips(tmp_path / "here", "tracking=none").run(timeout=1500))
-    )
+    here = digests(local_run(tmp_path_factory).first)
     assert made == here and len(made) > 25
     places = {name.rpartition("-")[0]: place for name, place, _ in ran}
     assert {places[n] for n in ("vae1", "text", "t2i")} == {"training"} and places["t2vi_192.s1"] == "inference"

@@ -1,30 +1,22 @@
-"""Fixtures of a real S3 server, Ceph's gateway, as an ordinary client sees it."""
+"""Fixtures of a real S3 server, Ceph's gateway of a team stack, as an ordinary client sees it."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import team_stack
 from s3_server import forget_clients
 
 from stepvideo import storage
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def gateway() -> Iterator[dict[str, str]]:
     """Its environment variables; skips where it is not installed."""
-    if not shutil.which("radosgw"):
-        pytest.skip("needs the Debian packages ceph-mon ceph-osd radosgw")
-    folder, script = tmp_path_factory.mktemp("ceph"), ROOT / "scripts" / "s3_server.sh"
-    said = subprocess.run([script, "start", folder], check=True, text=True, stdout=subprocess.PIPE).stdout
-    yield dict(line.split("=", 1) for line in said.split())
-    subprocess.run([script, "stop", folder], check=True)
+    with team_stack.running(("s3-monitor", "s3-store", "s3")) as stack:
+        yield stack.s3()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tasks.team.layout import Stack
 from tasks.team.s3 import s3_client
 
 SPAN = 40  # ports from the first on
+PATIENCE_S = 300.0  # for an answer of a server that is up
 
 
 @contextmanager
@@ -100,13 +101,14 @@ class Known:
         return self._ask(url, f"{layout.USER}:{self._stack.secrets['prefect']}", body)
 
     def runs(self, store: Path) -> list[dict[str, Any]]:
-        """MLflow's runs of one store: {id, status, tags, metrics}."""
+        """MLflow's runs of one store: {id, experiment, status, tags}."""
         experiments = self.mlflow("experiments/search", max_results=100)["experiments"]
         asked = {"experiment_ids": [e["experiment_id"] for e in experiments], "max_results": 1000}
         found = self.mlflow("runs/search", **asked, filter=f"tags.store = '{store}'").get("runs", [])
         return [
             {
                 "id": r["info"]["run_id"],
+                "experiment": r["info"]["experiment_id"],
                 "status": r["info"]["status"],
                 "tags": {t["key"]: t["value"] for t in r["data"].get("tags", [])},
             }
@@ -119,15 +121,26 @@ class Known:
         found = self._ask(url, f"{layout.USER}:{self._stack.secrets['mlflow']}")["metrics"]
         return sorted((int(m["step"]), m["value"]) for m in found)
 
+    def artifacts(self, run: str, folder: str) -> list[str]:
+        """Paths of the files in a folder of a run's artifacts."""
+        url = f"{self._stack.url('mlflow')}/api/2.0/mlflow/artifacts/list?run_id={run}&path={folder}"
+        found = self._ask(url, f"{layout.USER}:{self._stack.secrets['mlflow']}")
+        return [f["path"] for f in found.get("files", [])]
+
     def objects(self, prefix: str) -> set[str]:
-        client = s3_client(self._stack.s3())
-        said = client.list_objects_v2(Bucket=layout.BUCKET, Prefix=prefix)
-        return {o["Key"].removeprefix(prefix) for o in said.get("Contents", [])}
+        pages = s3_client(self._stack.s3()).get_paginator("list_objects_v2")
+        found = [
+            o["Key"] for page in pages.paginate(Bucket=layout.BUCKET, Prefix=prefix) for o in page.get("Contents", [])
+        ]
+        return {key.removeprefix(prefix) for key in found}
 
     def _ask(self, url: str, login: str, body: Any = None) -> Any:
         import json
 
-        code, text = ask(url, basic(login), body)
+        deadline = time.monotonic() + PATIENCE_S
+        while (code := (said := ask(url, basic(login), body))[0]) == 0 and time.monotonic() < deadline:
+            time.sleep(1.0)  # no answer in time, from a busy machine
+        text = said[1]
         assert code == 200, (url, code, text[:500])
         return json.loads(text)
 

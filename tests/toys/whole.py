@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -15,17 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stepvideo import storage
 from stepvideo.artifact import Store
 from stepvideo.cli import main
 from stepvideo.data.draw import rng
 from stepvideo.data.video_io import write_video
-from stepvideo.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Smoke:
     """One folder with a store and tracking databases."""
+
+    first: dict[str, dict[str, Any]]  # the rows of a run that was made before
 
     def __init__(self, folder: Path, *settings: str) -> None:
         self.folder, self.settings, self.store = folder, settings, Store(folder / "store")
@@ -99,25 +102,32 @@ def _square_that_moves(i: int) -> np.ndarray:
     return video.astype(np.uint8)
 
 
-def with_bare_clips(folder: Path, *settings: str) -> Smoke:
-    """A smoke cascade to be run; two clips that nobody captioned are added to the raw set."""
+def uncaptioned(folder: Path) -> Path:
+    """Two clips that nobody captioned, added to the raw set."""
     for i in range(2):
-        write_video(folder / f"raw/{i}.mp4", _square_that_moves(i), 8)
-    return Smoke(folder, f"raw={folder / 'raw'}", *settings)
+        write_video(folder / f"{i}.mp4", _square_that_moves(i), 8)
+    return folder
 
 
-def record(sessions: pytest.TempPathFactory) -> Path:
-    """Where the test processes of a session find the digests of that cascade, once one of them has run it here."""
-    own = sessions.getbasetemp()
-    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "smoke.json"
+def local_run(factory: pytest.TempPathFactory) -> Smoke:
+    """The local smoke cascade of this test session, with MLflow and Prefect; `first` holds its rows.
+
+    Whichever test of whichever process asks first makes it, the others wait for it.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+    folder.mkdir(exist_ok=True)
+    made, rows = Smoke(folder, f"raw={folder / 'raw'}"), folder / "rows.json"
+    with (folder / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not rows.exists():
+            uncaptioned(folder / "raw")
+            storage.write_json(rows, made.run())
+    made.first = storage.read_json(rows)
+    return made
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
-    """A finished smoke cascade, with MLflow and Prefect; `first` holds its rows and `first_s` its seconds."""
-    made = with_bare_clips(tmp_path_factory.mktemp("smoke"))
-    started = time.monotonic()
-    made.first = made.run()  # type: ignore[attr-defined]
-    made.first_s = time.monotonic() - started  # type: ignore[attr-defined]
-    write_json(record(tmp_path_factory), digests(made.first))  # type: ignore[attr-defined]
-    return made
+    """See `local_run`. A test that changes its store mends it."""
+    return local_run(tmp_path_factory)

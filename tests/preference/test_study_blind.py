@@ -32,7 +32,7 @@ from stepvideo.preference.sources import from_folder, read_prompts
 from stepvideo.preference.store import Store
 
 LINK = re.compile(r"""(?:src|href|from|import)\s*[=(]?\s*["']([^"'#:]+)["']""")
-NAME = st.text(string.ascii_letters, min_size=8, max_size=12)
+NAME = st.text(string.ascii_letters, min_size=8, max_size=12).map("q7{}".format)  # no word of a page, such as language
 SEED = st.integers(10**11, 10**12)
 SECRETS = st.lists(NAME, min_size=5, max_size=5, unique_by=str.lower)
 

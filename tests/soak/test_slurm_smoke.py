@@ -15,8 +15,8 @@ THERE = ("cluster=slurm", "cluster.concurrency=2", "cluster.slurm.poll_s=1", "cl
 TRAINING = "cluster.slurm.stages={vae1: {partition: training}, text: {partition: training}, t2i: {partition: training}}"
 
 
-def test_smoke_over_two_partitions(tmp_path, monkeypatch) -> None:
-    cluster = Cluster(tmp_path / "slurm")
+def test_smoke_over_two_partitions(tmp_path, tmp_path_factory, monkeypatch) -> None:
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
     try:
         began = time.monotonic()

@@ -14,9 +14,11 @@ from slurm_cluster import Cluster, missing
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
-def test_time_limits_end_in_exact_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_time_limits_end_in_exact_resume(
+    tmp_path: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     """Slurm's shortest limit is a minute, and it may warn a minute too early."""
-    cluster = Cluster(tmp_path / "slurm")
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     try:
         monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
         monkeypatch.setenv("STEPVIDEO_KINDS", toy_stages.KINDS)

@@ -22,8 +22,10 @@ from tasks.stage_rates import StageRates
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
-def test_nodes_follow_the_rates_and_no_job_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(tmp_path / "slurm")
+def test_nodes_follow_the_rates_and_no_job_is_killed(
+    tmp_path: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
     folder, nodes, stage = Folder(tmp_path / "mind"), SlurmNodes(), tmp_path / "store" / "t2vi" / "key"
     write_json(folder.root / "mind.json", {"shift": {"act": True, "patience": 2}})

@@ -27,8 +27,8 @@ TRAINING = "cluster.slurm.stages={vae1: {partition: training}, text: {partition:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    made = Cluster(tmp_path / "slurm")
+def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    made = Cluster(tmp_path_factory.mktemp("slurm"))
     monkeypatch.setenv("SLURM_CONF", str(made.conf))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TOYS), str(TOYS.parents[1])]))
     yield made

@@ -98,8 +98,8 @@ def see_mlflow(stack: Stack, known: Known, run: dict[str, Any], page: Any) -> No
     """The first video of an evaluation plays in the page of its run."""
     server = page.server = stack.url("mlflow")
     host = server.removeprefix("http://")
-    page.call("Page.navigate", url=f"http://{layout.USER}:{stack.secrets['mlflow']}@{host}/health")
-    page.until("document.readyState === 'complete'", WAIT_S)  # from here on the browser knows who it is
+    page.call("Page.navigate", url=f"http://{layout.USER}:{stack.secrets['mlflow']}@{host}/")  # asks who it is
+    page.until("document.readyState === 'complete' && document.body.innerText.includes('Experiments')", WAIT_S)
     video = known.artifacts(run["id"], "samples")[0]
     url = f"{server}/#/experiments/{run['experiment']}/runs/{run['id']}/artifacts/{video}"
     page.call("Page.navigate", url=url)

@@ -24,6 +24,7 @@ class Cluster:
     """`scripts/slurm.sh` in a folder, on ports that were free; with `health_s` nodes check themselves so often."""
 
     def __init__(self, folder: Path, health_s: int = 0) -> None:
+        assert len(str(folder)) <= 57, f"{folder}: slurmstepd's sockets below it would be too long, and no job start"
         self.folder = folder
         self._run("start", str(_free_ports(5)), *([str(health_s)] if health_s else []))
         self.conf = folder / "slurm.conf"

@@ -178,7 +178,9 @@ def make_base(work: Path) -> Path:
     if not (done := sorted(store.glob("average/*/manifest.json"))):
         print("making a base model: about six minutes of one core", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "stepvideo.cli", "run", "profile=micro", "cluster=debug", "tracking=none"]
-        subprocess.run([*command, f"store={store}", *BASE, "--until", "average"], cwd=ROOT, check=True)
+        subprocess.run(
+            [*command, f"store={store}", *BASE, "--until", "average"], cwd=ROOT, check=True, stdout=sys.stderr
+        )
         done = sorted(store.glob("average/*/manifest.json"))
     return done[-1].parent / "out"
 

@@ -1,8 +1,7 @@
 """The `smoke` cascade wholly on a real Slurm, over two partitions, has the digests of the run in one process.
 
 The jobs are forks of a process that has imported what they need: 30 interpreters would take two minutes of processor
-time. `tests/soak/test_slurm_smoke.py` has them. Meant for `make test` (`slow` in place of `soak`) once it was seen to
-pass, and its time is known.
+time. `tests/soak/test_slurm_smoke.py` has them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from slurm_cluster import Cluster, missing
 from whole import Smoke, digests, local_run, uncaptioned
 
 pytestmark = [
-    pytest.mark.soak,
+    pytest.mark.slow,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]

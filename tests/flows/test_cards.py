@@ -92,7 +92,7 @@ def test_a_command_on_a_card_holds_on_another_machine() -> None:
     said = "again: git checkout c0ffee && dvc checkout && stepvideo run profile=smoke store=/srv/s "
     text = portable(
         said
-        + "'raw=/home/me/my clips' work=/tmp/w weights.dit=/models/t2v/ 'stages.captions.languages=[en]' --until sft.1"
+        + "'raw=/data/me/my clips' work=/tmp/w weights.dit=/models/t2v/ 'stages.captions.languages=[en]' --until sft.1"
     )
     assert text == (
         "again: git checkout c0ffee && dvc checkout && stepvideo run profile=smoke 'raw=DIR/my clips' "

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tasks.slurm_submission import Submission, alone
 LOOK_S, HURRY_S = 1.0, 10.0  # between two looks at the stage's lock; how long Slurm is asked as often after its loss
 LAG_S = 60.0  # a shared file system may show so late what a node has written
 NOT_STARTED = "launch failed requeued held"  # it would wait for ever; a hold by a person has another reason
+UNSTARTED = 5  # times in a row that a node may be to blame for; then it is what all nodes have in common
 AGAIN = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}  # not the job's fault
 CODES = {"preempted": EXIT_PREEMPTED, "failed": FAILED, "finished": FAILED}  # by its last word; finished: no manifest
 
@@ -44,13 +46,14 @@ class Slurm:
             )
         self._config, self._code = config, code
         self._queue = Queue(config.poll_s)
+        self._unstarted = Counter[Path]()
 
     def attach(self, stage_dir: Path, ids: dict[str, Any]) -> Handle | None:
         mind_watch.watch(stage_dir.parents[1])
         with contextlib.suppress(FileNotFoundError):
             found = Submission(stage_dir / RECORD, self._queue)
             if not found.record["cancelled"]:
-                return _Submitted(stage_dir, found)
+                return _Submitted(stage_dir, found, self._unstarted)
             found.stop(slurm_queue.ANSWER_S)  # its driver did not get that far
             if found.path.exists():
                 raise ArtifactError(f"Slurm does not cancel {found.name}, whose driver was stopped; try later")
@@ -67,14 +70,15 @@ class Slurm:
                 return batch_script(spec.stage, spec.config, stage_dir, number, name, self._config, self._code)
 
             begin = {"offset": _size(stage_dir / "events.jsonl"), "timeout_s": timeout_s}
-            return _Submitted(stage_dir, Submission.make(stage_dir / RECORD, self._queue, spec.stage, script, **begin))
+            made = Submission.make(stage_dir / RECORD, self._queue, spec.stage, script, **begin)
+            return _Submitted(stage_dir, made, self._unstarted)
 
 
 class _Submitted:
     """The job, or all elements of the job array, of a stage's submission."""
 
-    def __init__(self, stage_dir: Path, submission: Submission) -> None:
-        self._dir, self._submission = stage_dir, submission
+    def __init__(self, stage_dir: Path, submission: Submission, unstarted: Counter[Path]) -> None:
+        self._dir, self._submission, self._unstarted = stage_dir, submission, unstarted
         self.record = submission.record
         self.ids: dict[str, Any] = {"job_name": submission.name, "job_id": self.record["job_id"]}
         self.said = ""
@@ -92,7 +96,11 @@ class _Submitted:
         self.said = slurm_queue.in_words(jobs) if jobs is not None else "Slurm does not answer"
         if jobs and any(j.reason == NOT_STARTED for j in jobs) and not artifact.is_running(self._dir):
             self.stop(slurm_queue.ANSWER_S)
-            return EXIT_PREEMPTED
+            self._unstarted[self._dir] += 1
+            if self._unstarted[self._dir] < UNSTARTED:
+                return EXIT_PREEMPTED
+            times = f"{self._unstarted[self._dir]} times in a row no node could start it (launch failed)"
+            return self._blame(jobs[0], f"was taken back: {times}; the nodes' slurmd.log says why", user=True)
         if jobs is None or any(j.active for j in jobs):
             self._watch_time(jobs or [])
             return None
@@ -112,6 +120,8 @@ class _Submitted:
         if now > self._looked + LOOK_S:
             self._looked, was = now, self._at_it
             self._at_it = artifact.is_running(self._dir)
+            if self._at_it:
+                del self._unstarted[self._dir]
             if was and not self._at_it:
                 self._hurry_until = now + HURRY_S
         return LOOK_S if now < self._hurry_until else None

@@ -23,8 +23,10 @@ def missing() -> str:
 class Cluster:
     """`scripts/slurm.sh` in a folder, on ports that were free; with `health_s` nodes check themselves so often."""
 
+    LONGEST = 57  # characters of a folder; with more no job starts
+
     def __init__(self, folder: Path, health_s: int = 0) -> None:
-        assert len(str(folder)) <= 57, f"{folder}: slurmstepd's sockets below it would be too long, and no job start"
+        assert len(str(folder)) <= self.LONGEST, f"{folder}: sockets of slurmstepd below it would be too long"
         self.folder = folder
         self._run("start", str(_free_ports(5)), *([str(health_s)] if health_s else []))
         self.conf = folder / "slurm.conf"

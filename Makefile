@@ -7,9 +7,9 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 BIN := .venv/bin
 # Set-up is done once for each content of these two files.
 STAMP := .venv/.installed-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
-# Test processes, one torch thread each: on two cores half of them often wait for processes that they started.
+# Test processes, one torch thread each: on two cores one of three often waits for processes that it started.
 # N=0 runs the tests in one process, which debuggers need.
-N ?= 4
+N ?= 3
 ARGS ?=
 
 .PHONY: help

@@ -8,7 +8,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 pytest=(.venv/bin/python -m pytest)
 
 status=0
-"${pytest[@]}" -n "${N:-4}" --dist loadfile --no-loadscope-reorder "$@" || status=$?
+"${pytest[@]}" -n "${N:-3}" --dist loadfile --no-loadscope-reorder "$@" || status=$?
 [ "$status" -eq 1 ] || exit "$status"
 
 failed=$(.venv/bin/python -c 'import json; print(*json.load(open(".pytest_cache/v/cache/lastfailed")), sep="\n")')

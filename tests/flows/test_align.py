@@ -90,7 +90,7 @@ def test_studies_are_made_waited_for_and_their_votes_go_on(tmp_path: Path) -> No
     told = "3 preferences; no preference: 1 ties, 0 undecided, not trained on"
     assert [line for line in said if "preferences" in line] == [f"pairs: {told}", f"fresh.2: {told}"]
     *found, tie = (json.loads(line) for line in (tmp_path / "studies" / "pairs.jsonl").read_text().splitlines())
-    assert tie["outcome"] == "tie" and tie["samples"] == ["p0003-0", "p0003-1"]
+    assert tie["outcome"] == "tie" and sorted(tie["samples"]) == ["p0003-0", "p0003-1"]  # sides are drawn
     assert [(r["winner"], r["loser"]) for r in found] == [(f"p{n:04d}-1", f"p{n:04d}-0") for n in range(3)]
     assert all(r["simulated"] for r in found)
 

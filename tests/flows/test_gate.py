@@ -53,7 +53,7 @@ def test_status_says_where_the_data_docs_are(mini, gated) -> None:
     mini.cli("run", *mini.args("graph=toy_gated"))
     code, out, _ = mini.cli("status", "--store", str(mini.store.root))
     docs = next(mini.store.root.glob("clips/*")) / "gate" / "index.html"
-    assert code == 0 and f"gate of clips passed, 1 warnings: data docs {docs}" in out
+    assert code == 0 and f"gate of clips passed, 1 warning: data docs {docs}" in out
     _, out, _ = mini.cli("status", "--json", "--store", str(mini.store.root))
     (row, _) = json.loads(out)["stages"]
     assert row["gate"] == {"passed": True, "warnings": 1, "docs": str(docs)}

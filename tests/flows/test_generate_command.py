@@ -79,7 +79,7 @@ def test_the_largest_video_counts_the_defaults():
         (["a red circle", "--out", "a.mp4", "--fps", "nan"], "fps=nan"),
         (["a red circle", "--out", "a.mp4", "--seed", str(2**64)], "63 bits"),
         (["a red circle", "--out", "a.mp4", "--vae", "/dev"], "/dev holds no vae/"),
-        (["a red circle", "--out", "a.mp4", "--vae", "/none", "--store", "."], "no artifact '/none'"),
+        (["a red circle", "--out", "a.mp4", "--vae", "/none", "--store", "."], "/none does not exist; give a folder"),
         (["--plan", "--gpus", "nan"], "--gpus nan"),
         (["a red circle", "--out", "a.mp4", "--image", "none.png"], "text-to-video model: give no image"),
     ],

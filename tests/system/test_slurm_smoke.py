@@ -17,7 +17,7 @@ from slurm_cluster import Cluster, missing
 from whole import Smoke, digests, local_run, uncaptioned
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.soak,  # 6 minutes, which `make test` has not
     pytest.mark.timeout(3600),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]

@@ -23,7 +23,7 @@ from stepvideo import storage
 from tasks.team import layout
 from tasks.team.layout import Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 WAIT_S = 180.0  # for a page on a busy machine
 NAME = "smoke on debug"  # what the run is called
 VIDEO = "evaluate.dpo"  # the stage whose video is looked at

@@ -52,6 +52,7 @@ smoke: setup ## The whole cascade at its smallest; shows that it runs, not that 
 
 .PHONY: team
 team: setup ## A team's servers on this machine: PostgreSQL, S3, MLflow, Prefect, a worker (docs/team.md)
+	@scripts/apt.sh team
 	@$(BIN)/stepvideo team start
 
 .PHONY: team-stop
@@ -84,6 +85,7 @@ quick: setup ## The tests that take seconds
 
 .PHONY: soak
 soak: setup ## The long tests: kill loops, statistics; the log goes to benchmarks/
+	@scripts/apt.sh team
 	@log=benchmarks/soak-$$(date -u +%Y-%m-%d).log; \
 	{ echo "# $$(date -u +%FT%TZ) commit $$(git rev-parse --short HEAD), $$(nproc) cores"; \
 	  $(BIN)/python -m pytest -v -m soak --timeout 7200 $(ARGS); } 2>&1 | sed -u "s#$(CURDIR)#.#g" | tee $$log

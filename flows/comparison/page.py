@@ -15,7 +15,7 @@ from flows.comparison.measures import HIGHER, LOWER, UNTESTABLE
 from flows.comparison.origins import ABSENT, EQUAL, FIRST, FOLLOWS, Step, headline
 from flows.comparison.terminal import p_value, percent, points, said
 from flows.screen import clock
-from stepvideo import preference, storage
+from stepvideo import storage
 from stepvideo.page_style import CSS
 
 HERE = Path(__file__).parent
@@ -56,9 +56,8 @@ def html(found: Comparison, data: dict[str, Any]) -> str:
         for i, s in enumerate(found.subjects)
     )
     blob = json.dumps(data, ensure_ascii=False).replace("</", "<\\/").replace("<!--", "<\\!--")
-    player = Path(preference.__file__).with_name("pages") / "player.js"
-    script = player.read_text(encoding="utf-8").replace("export class", "class")  # a file:// page may load no modules
-    script = "\n".join([script, *((HERE / n).read_text(encoding="utf-8") for n in ("curves.js", "films.js"))])
+    script = _part("player.js").replace("export class", "class")  # a file:// page may load no modules
+    script = "\n".join([script, *map(_part, ("curves.js", "films.js"))])
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -23,12 +23,14 @@ const compared = { player: null, ready: Promise.resolve() };
     by("film-frame").textContent = `frame ${p.frame + 1} of ${p.frames}, ×${p.speed}`;
   };
 
+  const gone = () => Object.assign(document.createElement("div"), { className: "gone", textContent: "not kept" });
   const figure = (film, i, media) => {
     const f = document.createElement("figure"), caption = document.createElement("figcaption");
     f.style.setProperty("--ar", film.aspect);
     caption.append(Object.assign(document.createElement("b"), { textContent: DATA.names[i] }));
     caption.append(Object.assign(document.createElement("small"), { textContent: media ? right(film, i) : "" }));
-    f.append(media || Object.assign(document.createElement("div"), { className: "gone", textContent: "not kept" }), caption);
+    const shown = media?.canvas ? [media.canvas, media.video] : [media || gone()];
+    f.append(...shown, caption);
     return f;
   };
 
@@ -48,7 +50,7 @@ const compared = { player: null, ready: Promise.resolve() };
       by("film-trouble").hidden = false;
     }
     if (mine !== serial) { player?.close(); return; }
-    const videos = player ? [...player.videos] : [];
+    const screens = player ? [...player.screens] : [];
     by("film-stage").replaceChildren(...shown.map(film => {
       const row = document.createElement("div"), text = document.createElement("p"), films = document.createElement("div");
       row.className = "prompt";
@@ -57,7 +59,7 @@ const compared = { player: null, ready: Promise.resolve() };
       const about = `${film.evaluation}, ${film.split}, seed ${film.seed}`;
       text.append(Object.assign(document.createElement("small"), { textContent: about }));
       films.append(...film.videos.map((link, i) => figure(film, i,
-        isVideo(link) ? videos.shift() : link ? Object.assign(new Image(), { src: link, alt: DATA.names[i] }) : null)));
+        isVideo(link) ? screens.shift() : link ? Object.assign(new Image(), { src: link, alt: DATA.names[i] }) : null)));
       row.append(text, films);
       return row;
     }));

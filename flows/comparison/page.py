@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -15,7 +16,7 @@ from flows.comparison.measures import HIGHER, LOWER, UNTESTABLE
 from flows.comparison.origins import ABSENT, EQUAL, FIRST, FOLLOWS, Step, headline
 from flows.comparison.terminal import p_value, percent, points, said
 from flows.screen import clock
-from stepvideo import storage
+from stepvideo import preference, storage
 from stepvideo.page_style import CSS
 
 HERE = Path(__file__).parent
@@ -56,8 +57,10 @@ def html(found: Comparison, data: dict[str, Any]) -> str:
         for i, s in enumerate(found.subjects)
     )
     blob = json.dumps(data, ensure_ascii=False).replace("</", "<\\/").replace("<!--", "<\\!--")
-    script = _part("player.js").replace("export class", "class")  # a file:// page may load no modules
-    script = "\n".join([script, *map(_part, ("curves.js", "films.js"))])
+    pages = Path(preference.__file__).with_name("pages")
+    shared = "\n".join((pages / name).read_text(encoding="utf-8") for name in ("screen.js", "player.js"))
+    shared = re.sub(r"^import .*\n|^export ", "", shared, flags=re.MULTILINE)  # a file:// page may load no modules
+    script = "\n".join([shared, *map(_part, ("curves.js", "films.js"))])
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

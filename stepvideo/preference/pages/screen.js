@@ -46,9 +46,10 @@ export class Screen {
   }
 }
 
-/** A VideoFrame knows its own time; where there is none, a copy, whose time is what the browser says. */
+/** A VideoFrame knows its own time. Where there is none, or in a page opened as a file, whose videos are of another origin:
+ * a copy, whose time is what the browser says. */
 function grab(video, width, height) {
-  if (typeof VideoFrame === "function") return new VideoFrame(video);
+  try { return new VideoFrame(video); } catch { /* ReferenceError, SecurityError */ }
   const copy = Object.assign(document.createElement("canvas"), { width, height });
   copy.getContext("2d", { alpha: false }).drawImage(video, 0, 0);
   return copy;

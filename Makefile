@@ -75,7 +75,7 @@ docs-serve: setup ## The same on 127.0.0.1:8009, which follows changes, until Ct
 
 .PHONY: test
 test: setup ## Set up, then every test but the long ones (all but `soak`)
-	@scripts/apt.sh
+	@scripts/apt.sh team
 	@$(BIN)/dvc pull --quiet
 	@N=$(N) scripts/tests.sh $(ARGS)
 

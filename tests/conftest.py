@@ -30,8 +30,8 @@ settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)  # a file that begins last ends last
+    place = _places(items)
+    items.sort(key=lambda item: place[item.path])
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if not wanting:
         return
@@ -40,6 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in wanting:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
+
+
+def _places(items: list[pytest.Item]) -> dict[Path, tuple[bool, float]]:
+    """Files with slow tests first, as a file that begins last ends last. Folders are spread evenly, as the tests of one
+    folder want the same: some a core, others an answer of a server, for which they wait side by side."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    groups: dict[tuple[bool, Path], list[Path]] = {}
+    for path in dict.fromkeys(item.path for item in items):
+        groups.setdefault((path not in slow, path.parent), []).append(path)
+    return {path: (late, i / len(g)) for (late, _), g in groups.items() for i, path in enumerate(g)}
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from stepvideo.cli import main
 from stepvideo.data.video_io import read_video
 from stepvideo.errors import ConfigError, StepVideoError
 from stepvideo.inference import build as build_module
@@ -143,17 +144,17 @@ def test_ranks_make_the_same_video(tiny_models, tmp_path, nproc):
     """2 ranks share guidance's halves; 3 share tokens of a model of 2 heads, which cannot be."""
     model = ["--model", str(tiny_models), "--device", "cpu", "--precision", "fp32", "--frames", "34", "--steps", "2"]
 
-    def generate(name: str, *more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "stepvideo.cli", "generate", PROMPT, "--out", str(tmp_path / name), *model]
-        return subprocess.run([*command, *more], capture_output=True, text=True, timeout=120)
+    def arguments(name: str) -> list[str]:
+        return ["generate", PROMPT, "--out", str(tmp_path / name), *model]
 
-    done = generate("several.mp4", "--nproc", str(nproc))
+    command = [sys.executable, "-m", "stepvideo.cli", *arguments("several.mp4"), "--nproc", str(nproc)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if nproc == 3:
         assert done.returncode == 2 and "parallel.ulysses=3 exceeds the 2 heads that it divides" in done.stderr
         assert not list(tmp_path.iterdir())
         return
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("several.mp4: 34 frames") == 1
-    assert generate("one.mp4").returncode == 0
+    assert main(arguments("one.mp4")) == 0
     several, one = (read_video(tmp_path / name).astype(int) for name in ("several.mp4", "one.mp4"))
     assert np.abs(several - one).mean() < 0.05 and one.std() > 1  # rounding, then h264

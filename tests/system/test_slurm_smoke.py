@@ -17,7 +17,7 @@ from slurm_cluster import Cluster, missing
 from whole import Smoke, digests, local_run, uncaptioned
 
 pytestmark = [
-    pytest.mark.soak,  # 6 minutes, which `make test` has not
+    pytest.mark.soak,  # `make test` has tests/integration/test_scheduled_smoke.py, without streaming
     pytest.mark.timeout(3600),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]

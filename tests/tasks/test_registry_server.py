@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow_http import MLflow
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak  # `make test` has tests/integration/test_scheduled_smoke.py, where nothing fails
 
 
 @pytest.fixture

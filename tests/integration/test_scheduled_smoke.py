@@ -1,7 +1,9 @@
-"""The `smoke` cascade on a whole team stack: started by a schedule, seen in Prefect and MLflow with a real browser, and
-with the digests of the local run.
+"""The `smoke` cascade as a team runs it: started by a schedule of the team stack, its jobs on a real Slurm over two
+partitions, seen in Prefect and MLflow with a real browser, and with the digests of the local run.
 
-STEPVIDEO_SCREENSHOTS=DIR keeps the pictures of their pages; they are in runs/screenshots otherwise.
+The jobs are forks of a process that has imported what they need: 30 interpreters would take two minutes of processor
+time (tests/soak/test_slurm_smoke.py has them). STEPVIDEO_SCREENSHOTS=DIR keeps the pictures of their pages; they are in
+runs/screenshots otherwise.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ from typing import Any
 
 import pytest
 import team_stack
+import warm_job
 import yaml
+from fixtures import TOYS
 from prefect_stack import wait_for
+from rank_pool import shared
+from slurm_cluster import Cluster, missing
 from team_stack import Known
 from whole import ROOT, Smoke, local_run, uncaptioned
 
@@ -23,14 +29,33 @@ from stepvideo import storage
 from tasks.team import layout
 from tasks.team.layout import Stack
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
 WAIT_S = 180.0  # for a page on a busy machine
-NAME = "smoke on debug"  # what the run is called
+NAME = "smoke on slurm"  # what the run is called
 VIDEO = "evaluate.dpo"  # the stage whose video is looked at
+SLURM = ["cluster.snapshot=false", "cluster.concurrency=2", "cluster.slurm.poll_s=0.5"]
+SLURM += ["cluster.slurm.partition=inference"]
+TRAINING = ("vae1", "text", "t2i")
+SLURM += [f"cluster.slurm.stages={{{', '.join(f'{n}: {{partition: training}}' for n in TRAINING)}}}"]
 
 
 @pytest.fixture(scope="module")
-def stack(browser: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Before the stack, whose worker has the environment of whoever starts it."""
+    made = Cluster(tmp_path_factory.mktemp("slurm"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(made.conf))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TOYS), str(ROOT)]))
+        yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def stack(cluster: Cluster, browser: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # nothing is needed from there
         with team_stack.shared() as running:
@@ -41,7 +66,8 @@ def stack(browser: type, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def smoke(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Smoke:
     for name, value in stack.clients().items():
         monkeypatch.setenv(name, value)
-    return Smoke(tmp_path, f"raw={uncaptioned(tmp_path / 'raw')}")
+    forked = f"cluster.slurm.python={warm_job.command(shared())}"
+    return Smoke(tmp_path, f"raw={uncaptioned(tmp_path / 'raw')}", *SLURM, forked)
 
 
 def pictures() -> Path:
@@ -52,7 +78,7 @@ def pictures() -> Path:
 
 def deploy(smoke: Smoke, mirror: str) -> None:
     """A deployment that is due every minute."""
-    chosen = {"profile": "smoke", "cluster": "debug", "tracking": "team"}
+    chosen = {"profile": "smoke", "cluster": "slurm", "tracking": "team"}
     overrides = [o for o in smoke.overrides(f"tracking.mirror={mirror}") if o.partition("=")[0] not in chosen]
     row = {"name": "due", "entrypoint": "flows/cascade.py:cascade", "parameters": {**chosen, "overrides": overrides}}
     row |= {"concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"}}
@@ -110,7 +136,7 @@ def see_mlflow(stack: Stack, known: Known, run: dict[str, Any], page: Any) -> No
 
 
 def test_a_scheduled_cascade_is_seen_and_equals_the_local_run(
-    stack: Stack, smoke: Smoke, browser: type, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, cluster: Cluster, smoke: Smoke, browser: type, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     known, place = Known(stack), f"smoke-{secrets.token_hex(4)}"
     deploy(smoke, f"s3://{layout.BUCKET}/{place}")
@@ -128,11 +154,18 @@ def test_a_scheduled_cascade_is_seen_and_equals_the_local_run(
         children = {r["tags"]["stage"]: r for r in runs if "stage" in r["tags"]}
         see_mlflow(stack, known, children[VIDEO], page)
 
+    jobs = [row.split("|") for row in cluster.queue("%j|%P|%T")]
     local = local_run(tmp_path_factory).first
     made = [(p.parent.parent.name, storage.read_json(p)) for p in smoke.store.root.glob("*/*/manifest.json")]
     assert {n: (m["key"], m["digest"]) for n, m in made} == {n: (r["key"], r["digest"]) for n, r in local.items()}
+    assert {state for _, _, state in jobs} == {"COMPLETED"} and len(jobs) == len(local)
+    places = {name.rpartition("-")[0]: place for name, place, _ in jobs}
+    assert places == {name: "training" if name in TRAINING else "inference" for name in local}
     assert len(runs) == len(local) + 1 and sorted(children) == sorted(local), "a run a stage, and theirs"
     assert {r["status"] for r in runs} == {"FINISHED"}
+    (version,) = known.mlflow("registered-models/get-latest-versions", name="stepvideo-t2v")["model_versions"]
+    registered = {t["key"]: t["value"] for t in version["tags"]}
+    assert registered["digest"] == local[registered["path"].split("/")[-3]]["digest"], "by reference, on the server"
     assert {f"{n}/{r['key']}/manifest.json" for n, r in local.items()} <= known.objects(f"{place}/")
 
     logs = [p.read_bytes() for p in (stack.folder / "logs").iterdir()]

@@ -49,7 +49,8 @@ def compose(overrides: list[str] | None = None, conf: Path | None = None) -> dic
     with _LOCK:
         cfg = _compose(overrides, folder)
     _check_names(cfg)
-    load(CascadeConfig, cfg)  # values; types were checked by Hydra
+    driver = {name: value for name, value in cfg.items() if name not in ("stages", "only")}  # those: flows.graph.build
+    load(CascadeConfig, driver)  # values; types were checked by Hydra
     for name in _PATHS:
         if is_remote(cfg[name]) and name != "raw":
             raise ConfigError(f"{name}={cfg[name]}: give a folder, local or shared; `stepvideo data` copies to a URL")
@@ -75,7 +76,10 @@ def _compose(overrides: list[str], folder: Path) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     OmegaConf.register_new_resolver("root", lambda path: str(ROOT / path), replace=True)
-    schema = _schema(chosen(overrides, "graph", CascadeConfig.graph), data_folder(overrides))
+    graph = chosen(overrides, "graph", CascadeConfig.graph)
+    table = graph_module(graph)
+    versioned = OmegaConf.to_yaml(table.defaults(data_folder(overrides))) if hasattr(table, "defaults") else ""
+    schema = _schema(graph, tuple((name, kind(k).config) for name, k in table.STAGES.items()), versioned)
     ConfigStore.instance().store(name="schema", node=schema)
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
@@ -100,17 +104,20 @@ def data_folder(overrides: list[str]) -> Path:
     return Path(chosen(overrides, "data", str(ROOT / "data"))).expanduser().absolute()
 
 
-def _schema(graph: str, data: Path) -> DictConfig:
-    """The driver's config with every stage's config below it; their seeds and runtimes follow the top-level ones.
+@functools.lru_cache(maxsize=8)
+def _schema(graph: str, stages: tuple[tuple[str, str], ...], versioned: str) -> DictConfig:
+    """The driver's config with every stage's config below it, not to be changed; their seeds and runtimes follow the
+    top-level ones.
 
-    A graph may have `defaults(data folder)`: settings of stages that are versioned with the data.
+    Args:
+        stages: (name, "module:class" of its config).
+        versioned: settings of stages that are versioned with the data, a graph's `defaults(data folder)`, as YAML.
     """
     schema = OmegaConf.structured(CascadeConfig)
     schema.graph = graph
-    table = graph_module(graph)
-    versioned = table.defaults(data) if hasattr(table, "defaults") else {}
-    for name, kind_name in table.STAGES.items():
-        schema.stages[name] = OmegaConf.merge(_stage(resolve(kind(kind_name).config)), versioned.get(name, {}))
+    given = OmegaConf.create(versioned or "{}")
+    for name, config in stages:
+        schema.stages[name] = OmegaConf.merge(_stage(resolve(config)), given.get(name, {}))
     slurm = schema.cluster.slurm
     for names in (
         schema.only,

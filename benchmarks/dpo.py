@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dpo_findings import DIFFUSION_DPO, missed, preferences, table, verdicts
+from dpo_findings import DIFFUSION_DPO, mean_of, missed, preferences, table, verdicts
 from dpo_study import BETA, DPO, EPOCHS, OPTIM, QUICK, RATE, Study, arguments, make_base, shuffled
 
 from stepvideo import storage
@@ -73,7 +73,7 @@ class Arms(Study):
         return [
             self.part(
                 f"grid-{beta:g}-{lr:g}",
-                {"steps": GRID_STEPS, "n": count},
+                {"steps": GRID_STEPS, "n": count, "interval": "prompts"},
                 lambda b=beta, r=lr: self.cell(pairs, b, r, still),
             )
             for beta, lr in cells
@@ -98,7 +98,9 @@ class Arms(Study):
             **{k: metrics[k] for k in ("drift", "velocity_distance", "diversity_before", "diversity_after", "alarms")},
         }
         now = self.qualities(out, 0, 0, len(still))
-        row["fidelity_change"] = float(np.mean(now, 0)[1] - np.mean(still, 0)[1])
+        gaps = np.subtract(now, still)[:, 1].tolist()
+        change = mean_of(gaps, range(len(gaps)))
+        row |= {f"fidelity_change{end}": change[k] for end, k in (("", "value"), ("_low", "low"), ("_high", "high"))}
         row["exploded"] = bool(row["alarms"]) or row["fidelity_change"] < -EXPLODED
         return row
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stepvideo.evaluation.jackknife import mean_interval
 
 RESAMPLES = 5000
 TIE = 0.03  # of fidelity, as micro's annotators have it
@@ -59,14 +62,30 @@ def preferences(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     for k, (arm, runs) in enumerate(arms.items()):
         found[arm] = compared(runs, k)
         if trained := [metrics for _, _, metrics in runs if metrics]:
-            found[arm]["training"] = {k: float(np.mean([m[k] for m in trained])) for k in trained[0]}
+            found[arm]["training"] = over_seeds(trained)
     return found
 
 
+def over_seeds(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """Mean of each metric of several trainings with its 95 % interval over seeds (Student's t), null for one seed."""
+    return {name: mean_of([row[name] for row in rows], range(len(rows))) for name in rows[0]}
+
+
+def mean_of(values: list[float], clusters: Sequence[Hashable]) -> dict[str, Any]:
+    """Mean of values with its 95 % interval over clusters (seeds or prompts), null where there is one."""
+    some = len(set(clusters)) > 1
+    value, low, high = mean_interval(values, clusters) if some else (float(np.mean(values)), None, None)
+    return {"value": value, "low": low, "high": high, "n": len(values)}
+
+
 def compared(runs: list[tuple[Any, ...]], draws: int) -> dict[str, Any]:
-    """(qualities of one model, of another, …) of every seed: mean differences, and how often the first is preferred."""
-    change = np.mean([np.mean(mine, 0) - np.mean(other, 0) for mine, other, *_ in runs], 0)
-    found: dict[str, Any] = {"right": float(change[0]), "fidelity": float(change[1])}
+    """(qualities of one model, of another, …) of every seed: mean differences, and how often the first is preferred;
+    intervals are over seeds and prompts.
+    """
+    found: dict[str, Any] = {}
+    for name, gap in zip(("right", "fidelity"), np.moveaxis(np.array([np.subtract(*run[:2]) for run in runs]), 2, 0)):
+        e = nested_bootstrap(gap, np.random.default_rng(draws))
+        found |= {name: float(e["value"]), f"{name}_low": float(e["low"]), f"{name}_high": float(e["high"])}
     for name, tie in (("", 0.0), (RULE, TIE)):
         table = np.array([outcomes(mine, other, tie) for mine, other, *_ in runs])
         interval = nested_bootstrap(table, np.random.default_rng(draws))
@@ -113,6 +132,14 @@ def missed(found: dict[str, Any]) -> list[str]:
     return [a for a, holds in inside.items() if not holds]
 
 
+def changes(e: dict[str, Any]) -> str:
+    """What `compared` found of fidelity and right attributes, in words."""
+    said = [
+        f"{name} {e[name]:+.4f} [{e[f'{name}_low']:+.4f}, {e[f'{name}_high']:+.4f}]" for name in ("fidelity", "right")
+    ]
+    return f"{', '.join(said)} of 5"
+
+
 def table(found: dict[str, Any]) -> str:
     lines = []
     for arm, e in found.get("preference", {}).items():
@@ -120,7 +147,7 @@ def table(found: dict[str, Any]) -> str:
         ruled, strict = (f"{e[f'value{r}']:.3f} [{e[f'low{r}']:.3f}, {e[f'high{r}']:.3f}]" for r in (RULE, ""))
         lines.append(
             f"{arm:9} preferred to {whom} {ruled} of {e['n']:.0f}, P(≥ .55) {e[f'p_55{RULE}']:.2f}; strictly {strict}; "
-            f"fidelity {e['fidelity']:+.4f}, right {e['right']:+.3f} of 5"
+            f"{changes(e)}"
         )
     if rows := found.get("grid"):
         lines.append("    beta       lr  |g| first      max  ratio   loss   acc  winner   loser  distance  fidelity")
@@ -131,7 +158,8 @@ def table(found: dict[str, Any]) -> str:
                 else (
                     f"{r['grad_norm_first']:10.3g} {r['grad_norm_max']:8.3g} {r['gradient_ratio_first']:6.3f} "
                     f"{r['loss']:6.3f} {r['implicit_accuracy']:5.2f} {r['winner_change']:+7.3f} "
-                    f"{r['loser_change']:+7.3f} {r['velocity_distance']:9.3f} {r['fidelity_change']:+9.3f}"
+                    f"{r['loser_change']:+7.3f} {r['velocity_distance']:9.3f} {r['fidelity_change']:+9.3f} "
+                    f"[{r['fidelity_change_low']:+.3f}, {r['fidelity_change_high']:+.3f}]"
                 )
             )
             lines.append(f"{r['beta']:8g} {r['lr']:8g} {figures}{'  exploded' if r['exploded'] else ''}")

@@ -25,10 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from dpo import Arms
-from dpo_findings import compared, verdict
+from dpo_findings import changes, compared, mean_of, over_seeds, verdict
 from dpo_study import DPO, QUICK, RUNTIME, TEXT, VAE, arguments, make_base
 from made_pairs import make
 
@@ -96,11 +95,14 @@ def judged(reward: dict[str, Any]) -> dict[str, Any]:
     differences = torch.tensor([r["difference"] for r in rows])
     decided = [r for r in rows if r["votes"][0] != r["votes"][2]]
     right = [(r["difference"] > 0) == (r["votes"][0] > r["votes"][2]) for r in decided]
-    found = quality(differences, votes, Calibration(1.0, reward["metrics"]["tie"]))
-    found = {k: found[k] for k in ("accuracy_with_ties", "nll", "ece")} | {"nll_of_thirds": math.log(3)}
+    calibration = Calibration(1.0, reward["metrics"]["tie"])
+    each = [quality(differences[i : i + 1], votes[i : i + 1], calibration) for i in range(len(rows))]
+    prompts = [r["prompt"] for r in rows]
     return {
         "accuracy": wilson(sum(right), len(right)).as_dict(),
-        **found,
+        **{k: mean_of([e[k] for e in each], prompts) for k in ("accuracy_with_ties", "nll")},
+        "nll_of_thirds": math.log(3),
+        "ece": quality(differences, votes, calibration)["ece"],  # a distance of curves, no mean over comparisons
         "temperature": reward["metrics"]["temperature"],
         "comparisons": reward["metrics"]["comparisons"],
     }
@@ -119,8 +121,8 @@ def findings(seeds: list[dict[str, Any]], rewards: dict[str, dict[str, Any]]) ->
     return {
         "preference": found,
         "reward": reward,
-        "ranking": {k: float(np.mean([s["ranking"][k] for s in seeds])) for k in seeds[0]["ranking"]},
-        "training": {arm: {k: float(np.mean([s[arm][k] for s in seeds])) for k in seeds[0][arm]} for arm in ARMS},
+        "ranking": over_seeds([s["ranking"] for s in seeds]),
+        "training": {arm: over_seeds([s[arm] for s in seeds]) for arm in ARMS},
         "verdicts": {
             "a reward model learns from these labels": verdict(right, testable=True, rule=""),
             "on-policy pairs by a reward model beat the old pairs at equal labels": said,
@@ -147,7 +149,7 @@ def main() -> int:
 def told(found: dict[str, Any]) -> str:
     lines = [
         f"{name:22} {e['value_with_ties']:.3f} [{e['low_with_ties']:.3f}, {e['high_with_ties']:.3f}] of {e['n']:.0f}; "
-        f"fidelity {e['fidelity']:+.4f}, right {e['right']:+.3f} of 5"
+        f"{changes(e)}"
         for name, e in found["preference"].items()
     ]
     lines += [f"{name}: {e}" for name, e in found["reward"].items()]

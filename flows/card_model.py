@@ -53,7 +53,7 @@ def _metadata(artifact: Artifact, name: str, rates: Rates) -> dict[str, Any]:
             "metrics": [
                 {
                     "type": attribute,
-                    "name": f"share right, {attribute} (95 % {e.low:.4f} to {e.high:.4f})",
+                    "name": f"share right, {attribute} (95 % {e.low:.4f} to {e.high:.4f}, Wilson, n = {e.n})",
                     "value": e.value,
                 }
                 for (run, s, attribute), e in rates.items()

@@ -13,7 +13,7 @@ import re
 import threading
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -115,7 +115,7 @@ def _schema(graph: str, stages: tuple[tuple[str, str], ...], versioned: str) -> 
     """
     schema = OmegaConf.structured(CascadeConfig)
     schema.graph = graph
-    given = OmegaConf.create(versioned or "{}")
+    given = cast("DictConfig", OmegaConf.create(versioned or "{}"))
     for name, config in stages:
         schema.stages[name] = OmegaConf.merge(_stage(resolve(config)), given.get(name, {}))
     slurm = schema.cluster.slurm

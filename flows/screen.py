@@ -79,14 +79,17 @@ def console(stderr: bool = False) -> Console:
 
 
 def key_metric(artifact: Artifact) -> str:
-    """ "name value" of the metric that says most of an artifact's kind."""
+    """ "name value" of the metric that says most of an artifact's kind, with its interval if the stage gave one."""
     kind, metrics = artifact.manifest.get("kind", ""), artifact.metrics
     name = next((k for k in KEY_METRICS.get(kind, ()) if k in metrics), "")
     if not name and kind == "evaluate":
         return "untestable: the oracle cannot read these videos"
     largest = max((k for k in metrics if k.startswith("psnr_")), key=lambda k: int(k[5:]), default="")
     name = name or largest or next(iter(metrics), "")
-    return f"{name} {metrics[name]:.4g}" if name else ""
+    if not name:
+        return ""
+    ends = [f"{metrics[end]:.4g}" for end in (f"{name}_low", f"{name}_high") if end in metrics]
+    return f"{name} {metrics[name]:.4g}" + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
 
 
 def result_table(results: Mapping[str, Outcome], links: Mapping[str, str]) -> Table:

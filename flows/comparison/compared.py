@@ -10,6 +10,7 @@ from flows.comparison import costs, curves, films, measures, origins, settings
 from flows.comparison.subjects import Aligned, Gap, Subject, aligned, evaluations, in_words, own_name, subjects
 from stepvideo.artifact import Store
 from stepvideo.errors import ConfigError
+from stepvideo.evaluation.stats import Estimate
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Comparison:
 
     Attributes:
         origins: of every other subject, its lineage against the first's.
+        rates: those of evaluations that no test shows, each with its own interval. metrics: single values.
         missing: whatever could not be compared, in words: there are no silent gaps.
     """
 
@@ -27,6 +29,7 @@ class Comparison:
     settings: settings.Settings
     origins: list[list[origins.Step]]
     tests: list[measures.Test]
+    rates: dict[str, list[Estimate | None]]
     metrics: dict[str, list[float | None]]
     charts: list[curves.Chart]
     films: list[films.Film]
@@ -42,6 +45,7 @@ class Comparison:
             "equal_settings": self.settings.equal,
             "lineage": [{"first": origins.headline(o), "stages": [s.as_dict() for s in o]} for o in self.origins],
             "tests": [t.as_dict() for t in self.tests],
+            "rates": {n: [e and e.as_dict() for e in row] for n, row in self.rates.items()},
             "metrics": self.metrics,
             "curves": {c.stage: {m: [p and p[-1] for p in each] for m, each in c.metrics.items()} for c in self.charts},
             "videos": [{**asdict(f), "videos": [v and str(v) for v in f.videos]} for f in self.films],
@@ -64,6 +68,7 @@ def comparison(store: Store, refs: Sequence[str]) -> Comparison:
     rows = aligned(found)
     evaluated = evaluations(store, found, rows)
     tests, untested = measures.tests(evaluated, found)
+    rates, unread = measures.untested(evaluated, found, tests)
     drawn, undrawn = curves.charts(rows, found)
     shown, unseen = films.films(evaluated, found)
     absent = [Gap(s.name, stage, why) for s in found for stage, why in s.absent.items()]
@@ -81,9 +86,10 @@ def comparison(store: Store, refs: Sequence[str]) -> Comparison:
         settings.settings(found, rows),
         [origins.steps(rows, 0, i) for i in range(1, len(found))],
         tests,
+        rates,
         measures.scalars(rows),
         drawn,
         shown,
         spent,
-        in_words([*absent, *untested, *undrawn, *unseen, *untimed]),
+        in_words([*absent, *untested, *unread, *undrawn, *unseen, *untimed]),
     )

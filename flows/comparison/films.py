@@ -47,15 +47,15 @@ def films(rows: Aligned, compared: Sequence[Subject]) -> tuple[list[Film], list[
         kept, shapes = [], []
         for artifact, subject in zip(row, compared):
             try:
-                kept.append(_kept(artifact) if artifact else {})
-                shapes.append(_shapes(artifact) if artifact else {})
+                both = (_kept(artifact), _shapes(artifact)) if artifact else ({}, {})
             except ArtifactError as e:
-                kept.append({})
-                shapes.append({})
+                both = {}, {}
                 missing.append(Gap("videos", name, f"{subject.name}: {e}"))
-                continue
-            if not kept[-1]:
-                missing.append(Gap("videos", name, f"{subject.name} {'kept none' if artifact else 'has none'}"))
+            else:
+                if not both[0]:
+                    missing.append(Gap("videos", name, f"{subject.name} {'kept none' if artifact else 'has none'}"))
+            kept.append(both[0])
+            shapes.append(both[1])
         if sum(bool(k) for k in kept) < 2:
             continue
         paired = 0

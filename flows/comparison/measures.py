@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flows.comparison.subjects import Aligned, Gap, Subject
+from stepvideo import storage
 from stepvideo.artifact import Artifact
 from stepvideo.errors import ArtifactError
-from stepvideo.evaluation.results import MAIN, Row, by_split, compare, preference, rates, read_rows
+from stepvideo.evaluation.results import (
+    ATTRIBUTES,
+    GATE_PARTS,
+    MAIN,
+    Row,
+    by_split,
+    compare,
+    gate_estimate,
+    preference,
+    rates,
+    read_rows,
+)
 from stepvideo.evaluation.stats import FEWEST, Estimate, holm
 
 ALPHA = 0.05
@@ -76,15 +89,57 @@ def rates_of(artifact: Artifact) -> dict[tuple[str, str, str], Estimate | None]:
     }
 
 
+def untested(
+    rows: Aligned, compared: Sequence[Subject], tested: Sequence[Test]
+) -> tuple[dict[str, list[Estimate | None]], list[Gap]]:
+    """Rates that no test shows, each by itself with Wilson's interval; and what could not be read.
+
+    They are "evaluation.run/split/attribute" and, of gates that differ, "evaluation.gate/part/attribute".
+    """
+    shown = Counter((t.evaluation, t.run, t.split, t.measure) for t in tested)
+    found: dict[str, list[Estimate | None]] = {}
+    missing: list[Gap] = []
+    for name, row in rows.items():
+        if all(row) and len({a.digest for a in row if a}) == 1:
+            continue
+        each: list[dict[tuple[str, str, str], Estimate | None]] = []
+        for subject, artifact in zip(compared, row, strict=True):
+            try:
+                each.append({**rates_of(artifact), **gate_of(artifact)} if artifact else {})
+            except ArtifactError as e:
+                each.append({})
+                missing.append(Gap("rates", name, f"{subject.name}: not measured, {e}"))
+        for key in dict.fromkeys(k for of in each for k, e in of.items() if e):
+            values, tests = [of.get(key) for of in each], shown[(name, *key)]
+            seen = tests and tests == sum(v is not None for v in values[1:])
+            if not seen and not (key[0] == "gate" and len(set(values)) == 1):
+                found[f"{name}.{'/'.join(key)}"] = values
+    return found, missing
+
+
+def gate_of(artifact: Artifact) -> dict[tuple[str, str, str], Estimate | None]:
+    """("gate", part, attribute): rate of right readings of known truth, with its interval."""
+    gate = storage.read_json(artifact.out / "summary.json")["gate"]
+    return {("gate", part, n): gate_estimate(r) for part in GATE_PARTS for n, r in gate.get(part, {}).items()}
+
+
 def scalars(rows: Aligned) -> dict[str, list[float | None]]:
-    """Metrics of every stage that are not the same in all ("stage.metric"): single values, without intervals."""
+    """Metrics of every stage that are not the same in all ("stage.metric"): single values, without intervals. The rates
+    of evaluations, which have some, are not among them."""
     found: dict[str, list[float | None]] = {}
     for name, row in rows.items():
         if " / " in name or len({a.digest for a in row if a}) == 1:  # nothing to tell apart
             continue
-        for metric in dict.fromkeys(m for a in row if a for m in a.metrics):
+        for metric in dict.fromkeys(m for a in row if a for m in a.metrics if not _is_rate(a, m)):
             found[f"{name}.{metric}"] = [a.metrics.get(metric) if a else None for a in row]
     return found
+
+
+def _is_rate(artifact: Artifact, metric: str) -> bool:
+    """Whether it is an evaluation's rate or a bound of one: "train/all", "gate/ground_truth/size_low"."""
+    parts, _, last = metric.rpartition("/")
+    attribute = last.removesuffix("_low").removesuffix("_high")
+    return artifact.manifest["kind"] == "evaluate" and bool(parts) and attribute in ATTRIBUTES
 
 
 def _of_pair(name: str, i: int, base: Artifact, other: Artifact) -> tuple[list[Test], list[str]]:

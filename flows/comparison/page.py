@@ -14,7 +14,7 @@ from flows.comparison.costs import totals
 from flows.comparison.films import copies
 from flows.comparison.measures import HIGHER, LOWER, UNTESTABLE
 from flows.comparison.origins import ABSENT, EQUAL, FIRST, FOLLOWS, Step, headline
-from flows.comparison.terminal import p_value, percent, points, said
+from flows.comparison.terminal import RATES, SINGLE, SINGLE_ARE, p_value, percent, points, said
 from flows.screen import clock
 from stepvideo import preference, storage
 from stepvideo.page_style import CSS
@@ -42,7 +42,7 @@ def html(found: Comparison, data: dict[str, Any]) -> str:
     sections = [
         ("difference", "What differs first", _origins(found)),
         ("settings", "Settings that differ", _settings(found)),
-        ("metrics", "Metrics", _tests(found) + _metrics(found)),
+        ("metrics", "Metrics", _tests(found) + _rates(found) + _metrics(found)),
         ("videos", "Videos, same prompt, same noise", _part("films.html") if data["films"] else ""),
         ("curves", "Training curves", _part("curves.html") if data["charts"] else ""),
         ("cost", "Cost", _costs(found)),
@@ -145,6 +145,17 @@ def _tests(found: Comparison) -> str:
     return note + _table([*head, "p", "p (Holm)", "n", ""], rows)
 
 
+def _rates(found: Comparison) -> str:
+    if not found.rates:
+        return ""
+    rows = [
+        [f"<code>{escape(name)}</code>", *(percent(e) if e else "–" for e in values)]
+        for name, values in found.rates.items()
+    ]
+    table = _table(["rate", *(s.name for s in found.subjects)], rows)
+    return f"<details><summary>{len(rows)} {RATES}</summary>{table}</details>"
+
+
 def _metrics(found: Comparison) -> str:
     if not found.metrics:
         return ""
@@ -153,7 +164,7 @@ def _metrics(found: Comparison) -> str:
         for name, values in found.metrics.items()
     ]
     table = _table(["metric", *(s.name for s in found.subjects)], rows)
-    return f"<details><summary>{len(rows)} single values, without intervals</summary>{table}</details>"
+    return f"<details><summary>{len(rows)} {SINGLE}</summary><p>{SINGLE_ARE}</p>{table}</details>"
 
 
 def _costs(found: Comparison) -> str:

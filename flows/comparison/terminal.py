@@ -16,7 +16,10 @@ from flows.comparison.origins import ABSENT, EQUAL, headline
 from flows.screen import clock
 from stepvideo.evaluation.stats import Estimate
 
-MOST_METRICS = 30  # lines of single values; --json has all
+MOST_METRICS = 30  # lines of a table of rates or single values; --json has all
+RATES = "rates by themselves (95 %, Wilson), not paired"
+SINGLE = "single values, without intervals"
+SINGLE_ARE = "What stages say of themselves: counts, losses, seconds, means over their own validation data."
 STYLE = {HIGHER: "green", LOWER: "red"}
 
 
@@ -42,9 +45,13 @@ def show(found: Comparison, console: Console) -> None:
         console.print()
         console.print(_tests(found))
         console.print("Differences are paired by prompt and noise; p is Holm's, over all of this table.")
+    if found.rates:
+        console.print()
+        console.print(_rates(found))
     if found.metrics:
         console.print()
         console.print(_metrics(found))
+        console.print(SINGLE_ARE)
     console.print()
     console.print(_costs(found))
     if found.missing:
@@ -102,18 +109,27 @@ def p_value(p: float) -> str:
     return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
+def _rates(found: Comparison) -> Table:
+    """What no test above shows."""
+    table = _table(RATES, ["rate"], found)
+    for name, values in [*found.rates.items()][:MOST_METRICS]:
+        table.add_row(name, *(percent(e) if e else "–" for e in values))
+    return _cut(table, len(found.rates))
+
+
+def _cut(table: Table, rows: int) -> Table:
+    if rows > MOST_METRICS:
+        table.caption = f"{rows - MOST_METRICS} more: --json"
+    return table
+
+
 def _metrics(found: Comparison) -> Table:
-    """Single values, of which nobody knows the interval."""
-    table = _table("single values, without intervals", ["metric"], found, ["difference"])
-    names = sorted(found.metrics, key=lambda n: "/" in n)  # parts of evaluations last: the table above has them
-    for name in names[:MOST_METRICS]:
-        values = found.metrics[name]
+    table = _table(SINGLE, ["metric"], found, ["difference"])
+    for name, values in [*found.metrics.items()][:MOST_METRICS]:
         b = values[-1]
         change = f"{b - a:+.4g}" if len(values) == 2 and (a := values[0]) is not None and b is not None else ""
         table.add_row(name, *("–" if v is None else f"{v:.6g}" for v in values), change)
-    if len(names) > MOST_METRICS:
-        table.caption = f"{len(names) - MOST_METRICS} more: --json"
-    return table
+    return _cut(table, len(found.metrics))
 
 
 def _costs(found: Comparison) -> Table:

@@ -13,6 +13,8 @@ from stepvideo.evaluation.scores import Duel, duels
 from stepvideo.evaluation.stats import Estimate
 from stepvideo.evaluation.votes import SCALES, Vote, Votes
 
+INTERVALS = "95 % over prompts: jackknife with Student's t, of alpha and kappa on Fisher's scale; n: votes or units"
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -55,7 +57,7 @@ class Analysis:
     left_share: tuple[Estimate, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "intervals": INTERVALS}
 
 
 def analyse(

@@ -127,5 +127,6 @@ def _models(about: Mapping[str, Any]) -> str:
 def _foot(d: Decision) -> str:
     return (
         f"{d.prompts} prompts, one sample each, the same prompts and initial noise for both models, all scored by a "
-        "program that reads the pixels. Intervals are over prompts. decision.json beside this page holds every figure."
+        "program that reads the pixels. Intervals are over prompts: jackknife, Student's t. decision.json beside this "
+        "page holds every figure."
     )

@@ -171,10 +171,11 @@ def _end_points(student: Run, teacher: Run, control: Run) -> dict[str, Any] | No
 def _end_point_text(figures: Mapping[str, Any] | None, student: Run, control: Run) -> str:
     if figures is None:
         return ""
-    d = figures["student_minus_control"]
+    d, *ends = (figures[name] for name in ("student_minus_control", "student", "control"))
+    near, base = (f"{e['value']:.2f} ({e['low']:.2f} to {e['high']:.2f})" for e in ends)
     nearer = student.label if d["high"] < 0 else control.label if d["low"] > 0 else ""
     return (
-        f" Started from the same noise, the latents of {student.label} end at a relative distance of "
-        f"{figures['student']['value']:.2f} from the teacher's, those of {control.label} at "
-        f"{figures['control']['value']:.2f}; " + (f"{nearer} is nearer." if nearer else "no difference shown.")
+        f" Started from the same noise, the latents of {student.label} end at a relative distance of {near} from the "
+        f"teacher's, those of {control.label} at {base}; "
+        + (f"{nearer} is nearer." if nearer else "no difference shown.")
     )

@@ -17,6 +17,8 @@ import numpy as np
 from stepvideo import storage
 from stepvideo.errors import ConfigError
 from stepvideo.evaluation.config import GateConfig
+from stepvideo.evaluation.results import GATE_PARTS, gate_estimate
+from stepvideo.evaluation.stats import Estimate
 from stepvideo.world import oracle
 from stepvideo.world.attributes import NAMES, Attrs, all_combinations
 from stepvideo.world.config import RenderConfig
@@ -38,6 +40,14 @@ class Rate:
     def ok(self) -> bool:
         return self.rate is not None and self.rate >= self.bar
 
+    @property
+    def estimate(self) -> Estimate | None:
+        return gate_estimate(asdict(self))
+
+    def as_dict(self) -> dict[str, Any]:
+        e = self.estimate
+        return {**asdict(self), "low": e and e.low, "high": e and e.high}
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -54,12 +64,13 @@ class Gate:
         return out
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "testable": self.testable}
+        parts = {part: {n: r.as_dict() for n, r in getattr(self, part).items()} for part in GATE_PARTS}
+        return {**parts, "testable": self.testable}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Gate:
-        parts = ("ground_truth", "reconstruction")
-        return cls(*({n: Rate(**r) for n, r in data[part].items()} for part in parts))
+        """What `as_dict` gave, now or before it had intervals."""
+        return cls(*({n: Rate(r["rate"], r["n"], r["bar"]) for n, r in data[part].items()} for part in GATE_PARTS))
 
 
 def truth(count: int, frames: int, height: int, width: int) -> list[Attrs]:

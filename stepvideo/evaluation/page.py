@@ -9,7 +9,15 @@ from typing import Any
 
 from stepvideo.evaluation.claims import SPLIT_NAMES, Claim
 from stepvideo.evaluation.collect import Run
-from stepvideo.evaluation.results import ATTRIBUTES, CHANCE, by_split, clustered_rates, rates
+from stepvideo.evaluation.results import (
+    ATTRIBUTES,
+    CHANCE,
+    GATE_PARTS,
+    by_split,
+    clustered_rates,
+    gate_estimate,
+    rates,
+)
 from stepvideo.page_style import CSS, SCRIPT
 from stepvideo.svg import Interval, interval_chart
 
@@ -154,12 +162,12 @@ def gate_html(runs: Sequence[Run]) -> str:
         size = f"{run.sampling['frames']} frames of {run.sampling['height']}×{run.sampling['width']}"
         lines = []
         for name in (n for n in ATTRIBUTES if n != "all"):
-            truth, coded = run.gate["ground_truth"][name], run.gate["reconstruction"][name]
             cells = "".join(
-                f"<td>{100 * g['rate']:.1f} %<small>of {g['n']}, bar {100 * g['bar']:g} %</small></td>"
-                if g["rate"] is not None
+                f"<td>{100 * e.value:.1f} %<small>{100 * e.low:.1f}–{100 * e.high:.1f}, of {e.n}, bar "
+                f"{100 * g['bar']:g} %</small></td>"
+                if (e := gate_estimate(g))
                 else "<td>n/a</td>"
-                for g in (truth, coded)
+                for g in (run.gate[part][name] for part in GATE_PARTS)
             )
             verdict = "testable" if run.testable[name] else "untestable"
             lines.append(f"<tr><td>{name}</td>{cells}<td class='{CHIPS.get(verdict, 'good')}'>{verdict}</td></tr>")

@@ -8,8 +8,8 @@ Legend: K models, B fits at once, m prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
 from stepvideo.evaluation.jackknife import Floats, by_cluster, interval
-from stepvideo.evaluation.stats import Estimate
+from stepvideo.evaluation.stats import Estimate, wilson
 from stepvideo.evaluation.votes import Vote
 
 RIDGE = 0.01
@@ -39,15 +39,16 @@ class Ranking:
         strength: chance of a decided vote against the average model, with its interval over prompts; 0.5 is average.
         theta: log strength, their sum 0.
         against: [K, K] chance that the row's model wins a decided vote against the column's, in the order of `names`.
-        ties: share of ties between equals that the model gives; 0 for Bradley–Terry.
+        ties: share of ties between equals that the model gives, 0 for Bradley–Terry; where no vote is a tie its upper
+            bound is Wilson's, with prompts as trials.
     """
 
     model: str
     names: list[str]
     strength: list[Estimate]
     theta: list[Estimate]
-    against: list[list[float]]
-    ties: float
+    against: list[list[Estimate]]
+    ties: Estimate
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,21 +76,32 @@ def rank(votes: Sequence[Vote], model: str = "rao-kupper", ridge: float = RIDGE)
             row[1][a, b] = row[1][b, a] = 1
     _check_connected(wins.sum((0, 1)), names)
     sums = by_cluster(wins.reshape(len(votes), -1), [v.prompt_id for v in votes])
-    found = interval(sums, lambda s: fit(s.reshape(*s.shape[:-1], 2, k, k), model, ridge))
-    order = np.argsort(-found.value[:k], kind="stable")
-    n = len(votes)
-    theta = [Estimate(float(found.value[i]), float(found.low[i]), float(found.high[i]), n) for i in order]
-    strength = [Estimate(float(expit(e.value)), float(expit(e.low)), float(expit(e.high)), n) for e in theta]
-    best = np.array([e.value for e in theta])
-    tau = float(found.value[k])
+    found = interval(sums, lambda s: _with_gaps(fit(s.reshape(*s.shape[:-1], 2, k, k), model, ridge), k))
+    order = np.argsort(-found.value[:k], kind="stable").tolist()
+
+    def estimate(i: int, scale: Callable[[Any], Any] = float) -> Estimate:
+        value, low, high = (float(scale(x[i])) for x in (found.value, found.low, found.high))
+        return Estimate(value, low, high, len(votes))
+
+    ties = estimate(k, lambda tau: max(0.0, 1 - 2 * expit(-tau)))
+    if not ties.value:
+        high = wilson(0, found.prompts).high if model == "rao-kupper" else 0.0
+        ties = replace(ties, high=high)
     return Ranking(
         model,
         [names[i] for i in order],
-        strength,
-        theta,
-        expit(best[:, None] - best).tolist(),
-        float(1 - 2 * expit(-tau)) if model == "rao-kupper" else 0.0,
+        [estimate(i, expit) for i in order],
+        [estimate(i) for i in order],
+        [[estimate(k + 1 + i * k + j, expit) for j in order] for i in order],
+        ties,
     )
+
+
+def _with_gaps(fitted: Floats, k: int) -> Floats:
+    """θ and τ [..., K + 1], and behind them θ_i − θ_j [..., K · K]."""
+    theta = fitted[..., :k]
+    gaps = theta[..., :, None] - theta[..., None, :]
+    return np.concatenate([fitted, gaps.reshape(*fitted.shape[:-1], k * k)], -1)
 
 
 def fit(counts: Floats, model: str = "rao-kupper", ridge: float = RIDGE) -> Floats:

@@ -13,7 +13,7 @@ from stepvideo.evaluation.collect import Collected, Run, collect, label
 from stepvideo.evaluation.config import ReportConfig
 from stepvideo.evaluation.page import Film, Shown, claims_html, films_html, gate_html, page, scores_html
 from stepvideo.evaluation.page_data import curves_html, funnel_html, lineage_html
-from stepvideo.evaluation.results import as_json, by_split, clustered_rates, rates
+from stepvideo.evaluation.results import INTERVALS, as_json, by_split, clustered_rates, rates
 from stepvideo.evaluation.switches import chained, families, switches
 from stepvideo.stage import StageContext
 
@@ -72,6 +72,7 @@ def figures(data: Collected, found: Sequence[Claim]) -> dict[str, Any]:
     curves = {c.stage: {"columns": c.columns, "last": c.rows[-1], "steps": len(c.rows)} for c in data.curves}
     chains = {name: members for name, members in families(data.curves).items() if chained(members)}
     return {
+        "intervals": INTERVALS,
         "models": models,
         "claims": [c.as_dict() for c in found],
         "curves": curves,

@@ -12,6 +12,7 @@ from stepvideo import storage
 from stepvideo.config import canonical
 from stepvideo.errors import ArtifactError
 from stepvideo.evaluation.stats import (
+    LEVEL,
     Estimate,
     Preference,
     cluster_bootstrap,
@@ -26,7 +27,17 @@ ATTRIBUTES = (*NAMES, "all")
 CHANCE: dict[str, float] = {n: 1 / len(v) for n, v in GRID.items()}
 CHANCE["all"] = 1 / 288
 SPLITS = ("train", "heldout")
+GATE_PARTS = ("ground_truth", "reconstruction")
 MAIN = "main"  # name of the run with the model's own sampling
+INTERVALS = {
+    "level": LEVEL,
+    "rates": "Wilson, samples as trials",
+    "clustered": "percentile bootstrap over attribute combinations",
+    "gate": "Wilson, videos as trials",
+    "differences": "percentile bootstrap over prompts",
+    "preferences": "jackknife over prompts, Student's t",
+}
+"""How the intervals of an evaluation's files are made, by what they are of; n stands beside each value."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,11 @@ def rates(rows: Sequence[Row]) -> dict[str, Estimate | None]:
         # One attribute is testable for all samples of an evaluation or for none: sizes are the same.
         out[name] = wilson(sum(known), len(known)) if known and len(known) == len(answers) else None
     return out
+
+
+def gate_estimate(rate: Mapping[str, Any]) -> Estimate | None:
+    """One of a gate's rates ({rate, n, …}) with Wilson's interval, videos as trials; None where no video has it."""
+    return None if rate["rate"] is None else wilson(round(rate["rate"] * rate["n"]), rate["n"])
 
 
 def clustered_rates(rows: Sequence[Row], seed: int = 0) -> dict[str, Estimate | None]:

@@ -1,7 +1,7 @@
 """The `evaluate` stage: one sample a prompt, all scored by the oracle, every rate with its interval.
 
 results.jsonl            one row a sample (`results.Row`)
-summary.json             rates by run and split, the gate, sampling and evaluations
+summary.json             rates by run and split, the gate, each with its interval; sampling and evaluations
 gate.json                what the oracle reads right on known truth
 latents/RUN.safetensors  end points of all samples, fp16, in prompt order
 samples/RUN/NNNN.mp4     a few samples (.png for stills), the same prompts for every model
@@ -25,6 +25,8 @@ from stepvideo.evaluation import gate as gates
 from stepvideo.evaluation.batches import Batches, save_tensor, worded
 from stepvideo.evaluation.config import EvaluateConfig
 from stepvideo.evaluation.results import (
+    GATE_PARTS,
+    INTERVALS,
     MAIN,
     Row,
     as_json,
@@ -97,8 +99,8 @@ def keep(asked: list[Prompt], count: int) -> list[int]:
 
 
 def metrics(rows: dict[str, list[Row]], gate: gates.Gate) -> dict[str, float]:
-    """`SPLIT/ATTRIBUTE` and its lower bound for testable attributes, `RUN/…` before those of extra runs, and the
-    gate's rates. What is untestable is absent."""
+    """`SPLIT/ATTRIBUTE` of testable attributes, `RUN/…` before those of extra runs, and the gate's rates, each with its
+    95 % interval as `…_low` and `…_high` (Wilson). What is untestable is absent."""
     out: dict[str, float] = {"n": float(len(rows[MAIN]))}
     for name, mine in rows.items():
         prefix = "" if name == MAIN else f"{name}/"
@@ -106,10 +108,11 @@ def metrics(rows: dict[str, list[Row]], gate: gates.Gate) -> dict[str, float]:
         for split, part in by_split(mine).items():
             for attribute, estimate in rates(part).items():
                 if estimate:
-                    out[f"{prefix}{split}/{attribute}"] = estimate.value
-                    out[f"{prefix}{split}/{attribute}_low"] = estimate.low
-    for part, found in (("ground_truth", gate.ground_truth), ("reconstruction", gate.reconstruction)):
-        out |= {f"gate/{part}/{n}": r.rate for n, r in found.items() if r.rate is not None}
+                    out |= estimate.named(f"{prefix}{split}/{attribute}")
+    for part in GATE_PARTS:
+        for attribute, rate in getattr(gate, part).items():
+            if estimate := rate.estimate:
+                out |= estimate.named(f"gate/{part}/{attribute}")
     return out
 
 
@@ -149,7 +152,7 @@ def _write(
         }
         found[name] = {"sampling": asdict(runs[name]), "nfe": mine[0].nfe, "splits": splits}
     summary = {"runs": found, "gate": gate.as_dict(), "prompt_seed": cfg.prompt_seed, "fps": cfg.fps}
-    storage.write_json(ctx.out / "summary.json", summary)
+    storage.write_json(ctx.out / "summary.json", {**summary, "intervals": INTERVALS})
     if cfg.save_latents:
         for name in runs:
             save_tensor(ctx.out / "latents" / f"{name}.safetensors", batches.latents(name))

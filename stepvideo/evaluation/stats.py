@@ -36,6 +36,10 @@ class Estimate:
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
+    def named(self, name: str) -> dict[str, float]:
+        """As metrics of a stage, which are plain numbers: NAME, NAME_low, NAME_high."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> Estimate:
     """Score interval of a proportion (Wilson 1927), which stays inside [0, 1] and does not collapse at 0 or n.

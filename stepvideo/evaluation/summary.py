@@ -33,6 +33,10 @@ SETTINGS = (
     ),
 )
 ALPHA = 0.05
+INTERVALS = (
+    "95 % over prompts: jackknife with Student's t; Wilson with prompts as trials where all videos are right or none; "
+    "null with one prompt"
+)
 
 
 def summary(found: Manifest, scores: Sequence[Scores], metrics: Sequence[Metric]) -> dict[str, Any]:
@@ -52,6 +56,7 @@ def summary(found: Manifest, scores: Sequence[Scores], metrics: Sequence[Metric]
         "prompts": len({v.cluster for v in videos}),
         "settings": {name: _common(videos, name) for name in SETTINGS},
         "metrics": describe(metrics),
+        "intervals": INTERVALS,
         "values": {
             name: {
                 "metric": m.name,
@@ -116,6 +121,7 @@ def contrast(
         "pairs": len(pairs),
         "unpaired": sorted({v.name for v in a.videos} ^ {v.name for v in b.videos}),
         "same_seeds": same,
+        "intervals": INTERVALS,
         "values": values,
     }
 

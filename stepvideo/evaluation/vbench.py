@@ -2,7 +2,8 @@
 
     {dimension: [mean, [{"video_path": …, "video_results": …}, …]]}
 
-VBench's own summary takes a dimension that is missing for a zero, so the ones that are missing are told.
+VBench's own summary takes a dimension that is missing for a zero, so the ones that are missing are told. Its shape has
+no place for an interval: those of results.json are printed beside the means.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def call(args: argparse.Namespace) -> int:
     """Raises StepVideoError: names the file that is missing or older than the videos."""
     from stepvideo.evaluation.manifest import load
-    from stepvideo.storage import write_json
+    from stepvideo.storage import read_json, write_json
 
     results: Path = args.results or args.folder / "results"
     found = load(args.folder, args.partial)
@@ -50,13 +51,17 @@ def call(args: argparse.Namespace) -> int:
     exported, missing = export(_rows(results / "scores.jsonl", {v.file: v.sha256 for v in found.videos}), dimensions)
     out: Path = args.out or results / "vbench_eval_results.json"
     write_json(out, exported)
+    intervals = _intervals(read_json(results / "results.json")["values"], exported)
     wanted = {d for ds in dimensions.values() for d in ds} & set(DIMENSIONS) or set(DIMENSIONS)
     missing = {name: why for name, why in missing.items() if name in wanted}
     if args.json:
-        print(json.dumps({"file": str(out), "exported": sorted(exported), "missing": missing}))
+        said = {"file": str(out), "exported": sorted(exported), "intervals": intervals, "missing": missing}
+        print(json.dumps(said))
     else:
         for name, (mean, videos) in exported.items():
-            print(f"{name}: {mean:.4f} of {len(videos)} videos")
+            low, high = (intervals[name][end] for end in ("low", "high"))
+            interval = "no interval: one prompt" if low is None else f"{low:.4f} to {high:.4f}"
+            print(f"{name}: {mean:.4f} ({interval}) of {len(videos)} videos")
         for name, why in missing.items():
             print(f"missing: {name}: {why}")
         print(f"{out}; VBench's cal_final_score.py would take each missing dimension for a zero")
@@ -90,6 +95,16 @@ def export(
         if name in EXACT and name in exported:
             del missing[dimension]
     return exported, missing
+
+
+def _intervals(values: Mapping[str, Any], exported: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What results.json says of each exported mean, which is of the same videos: {mean, low, high, n, prompts}."""
+    found = {}
+    for name in exported:
+        value, (dimension, _) = values[EXACT.get(name, name)], STAND_INS.get(name, (name, ""))
+        mean = value["by_dimension"].get(dimension, value["all"])
+        found[name] = {k: mean[k] for k in ("mean", "low", "high", "n", "prompts")}
+    return found
 
 
 def _rows(path: Path, digests: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -114,7 +114,9 @@ def _estimate(e: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _interval(e: Mapping[str, Any]) -> str:
-    return "" if e["low"] is None else f"({_number(e['low'])} to {_number(e['high'])})"
+    if e["low"] is None:
+        return "" if e["mean"] is None else "(no interval: one prompt)"
+    return f"({_number(e['low'])} to {_number(e['high'])})"
 
 
 def _number(x: float | None) -> str:

@@ -11,6 +11,7 @@ from stepvideo.errors import ConfigError
 
 HELP = "results of anyone's table of votes: scores, agreement, ranking and ratings, each with its interval"
 PLAN_HELP = "how many prompts a study of wins, ties and losses needs, and what given ones can show"
+STUDIES = 4000  # that --check simulates
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +65,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(args: argparse.Namespace) -> int:
     from stepvideo.evaluation.planner import Design, detectable, power_of, prompts_needed, simulate
+    from stepvideo.evaluation.stats import wilson
 
     fields = {name: getattr(args, name) for name in ("score", "ties", "raters", "correlation", "power")}
     try:
@@ -82,7 +84,8 @@ def plan(args: argparse.Namespace) -> int:
         }
     missed = False
     if args.check:
-        found["simulated_power"] = simulate(design, need)
+        power = simulate(design, need, STUDIES)
+        found |= wilson(round(power * STUDIES), STUDIES).named("simulated_power")
         missed = abs(found["simulated_power"] - design.power) > 0.03
     print(json.dumps(found, indent=1, sort_keys=True) if args.json else _plan_text(found))
     return int(missed)
@@ -101,7 +104,8 @@ def _plan_text(found: dict[str, Any]) -> str:
         shown = f"the smallest score found with probability {d['power']:g} is {least:.3f}" if least else "too few"
         lines.append(f"{given['prompts']} prompts: found with probability {given['power']:.2f}; {shown}")
     if "simulated_power" in found:
-        lines.append(f"4,000 simulated studies of that size find it in {100 * found['simulated_power']:.1f} %")
+        value, low, high = (100 * found[f"simulated_power{end}"] for end in ("", "_low", "_high"))
+        lines.append(f"{STUDIES:,} simulated studies of that size find it in {value:.1f} % ({low:.1f} to {high:.1f} %)")
     return "\n".join([*lines, "next: stepvideo study create --help"])
 
 

@@ -99,7 +99,7 @@ def ranking_table(r: Ranking) -> Table:
     ]
     note = (
         f"Rao–Kupper model with a ridge of 0.01; strength is the chance to win a decided vote against the average "
-        f"model, in which equals tie in {100 * r.ties:.0f} %. Intervals are over prompts."
+        f"model, in which equals tie in {percent(r.ties)}. Intervals are over prompts."
         if r.model == "rao-kupper"
         else "Bradley–Terry model with a ridge of 0.01; ties are half a win of each. Intervals are over prompts."
     )

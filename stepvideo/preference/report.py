@@ -14,7 +14,7 @@ from typing import Any
 
 from stepvideo.errors import StepVideoError
 from stepvideo.evaluation.agreement import left_share
-from stepvideo.evaluation.analysis import Agreement, Analysis, agreements, analyse
+from stepvideo.evaluation.analysis import INTERVALS, Agreement, Analysis, agreements, analyse
 from stepvideo.evaluation.stats import Estimate, Preference, preference_score
 from stepvideo.evaluation.votes import Vote, Votes
 from stepvideo.preference import adjudicate as deciding
@@ -91,6 +91,7 @@ class Report:
         """Every figure, for JSON."""
         said = {k: v for k, v in asdict(self).items() if k != "results"}
         said |= {"blind": self.blind, "rules": asdict(self.rules) | {"sha256": digest(self.rules)}}
+        said |= {"intervals": f"{INTERVALS}; an annotator's shares: Wilson, answers as trials"}
         return said | ({"results": self.results.as_dict()} if self.results else {})
 
 

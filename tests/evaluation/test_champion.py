@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from intervals import bare, bare_cells
 from toy_champion import asked, scores, write
 
 from stepvideo.config import load
@@ -165,3 +166,4 @@ def test_the_page_says_what_was_decided_and_by_which_rules(tmp_path) -> None:
     assert not checker.open and "http" not in html.replace("http://www.w3.org", "")
     assert "sft: lr 1 → 2" in html and "m &lt;1&gt;" in html and found.why.split(":")[0] in html
     assert html.count("<tr>") > len(found.guards) and "2 points" in html and "Bonferroni" in html
+    assert bare(found.as_dict()) == [] == bare_cells(html) and "jackknife" in html

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from intervals import bare
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from stepvideo.evaluation.pairwise import RIDGE, Unfit, fit, rank
+from stepvideo.evaluation.stats import wilson
 from stepvideo.evaluation.votes import Vote
 
 NAMES = ["A", "B", "C", "D"]
@@ -87,9 +89,19 @@ def test_a_ranking_finds_the_simulated_order_and_its_intervals_hold_the_truth():
     assert found.names == NAMES
     for e, t in zip(found.theta, truth):
         assert e.low < t < e.high and e.high - e.low < 0.4
-    assert found.ties == pytest.approx(1 - 2 * expit(-0.4), abs=0.03)
+    assert found.ties.low < 1 - 2 * expit(-0.4) < found.ties.high < found.ties.low + 0.12
     assert found.strength[0].value == pytest.approx(expit(1.0), abs=0.04)
-    assert np.array(found.against) + np.array(found.against).T == pytest.approx(np.ones((4, 4)))
+    value, low, high = np.array([[(e.value, e.low, e.high) for e in row] for row in found.against]).transpose(2, 0, 1)
+    assert value + value.T == pytest.approx(np.ones((4, 4))) and low + high.T == pytest.approx(np.ones((4, 4)))
+    true = expit(np.subtract.outer(truth, truth))
+    assert ((low <= true + 1e-9) & (true <= high + 1e-9)).all() and bare(found.as_dict()) == []
+
+
+def test_no_tie_in_the_votes_is_no_proof_that_there_are_none():
+    votes = [v for v in _votes([0.5, 0, -0.5], 0, 60, 1) if v.outcome]
+    ties = rank(votes).ties
+    assert (ties.value, ties.low) == (0, 0) and ties.high == wilson(0, len({v.prompt_id for v in votes})).high
+    assert rank(votes, "bradley-terry").ties.high == 0  # which has none by its definition
 
 
 def test_votes_of_one_prompt_are_one_cluster():

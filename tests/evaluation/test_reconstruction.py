@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from intervals import bare
 from scipy.stats import sem
 from scipy.stats import t as student
 
@@ -59,7 +60,7 @@ def test_means_have_intervals_and_nothing_is_a_zero(videos, tmp_path, capsys):
         x, mean = [r[name] for r in rows], found["means"][name]
         expected = student.interval(0.95, len(x) - 1, np.mean(x), sem(x))
         assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((np.mean(x), *expected))
-    assert 20 < found["means"]["psnr"]["value"] < 45
+    assert 20 < found["means"]["psnr"]["value"] < 45 and bare(found) == [] and "Student" in found["intervals"]
     assert found["means"]["lpips"] is found["means"]["rfvd"] is None
     assert "--lpips" in found["reasons"]["lpips"] and "--i3d" in found["reasons"]["rfvd"]
     assert found["protocol"]["name"] == "stepvideo-t13 frames=17 height=32 width=32"
@@ -121,8 +122,11 @@ def test_rfvd_is_of_the_whole_set_or_null():
     found = measuring._summary([dict(r) for r in rows], PROTOCOLS["tokenbench"], {"lpips": "none"})
     assert found["means"]["rfvd"]["value"] == pytest.approx(frechet_distance(features[:, 0], features[:, 1]))
     assert found["means"]["rfvd"]["n"] == 600 and "features" not in found["videos"][0]
-    one = measuring._summary([dict(rows[0])], PROTOCOLS["tokenbench"], {"lpips": "none"})["means"]["psnr"]
+    assert found["means"]["rfvd"]["low"] is None and "two sets" in found["reasons"]["rfvd"] and bare(found) == []
+    alone = measuring._summary([dict(rows[0])], PROTOCOLS["tokenbench"], {"lpips": "none"})
+    one = alone["means"]["psnr"]
     assert (one["value"], one["low"], one["high"]) == (30.0, None, None)
+    assert alone["reasons"]["psnr"] == "no interval: one clip" and bare(alone) == []
     few = measuring._summary([dict(r) for r in rows[:511]], PROTOCOLS["tokenbench"], {"lpips": "none"})
     assert few["means"]["rfvd"] is None and "511 clips" in few["reasons"]["rfvd"]
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from intervals import bare, bare_cells
 
 from stepvideo import storage
 from stepvideo.config import load
 from stepvideo.errors import ArtifactError
 from stepvideo.evaluation.config import ReportConfig
 from stepvideo.evaluation.report import run
+from stepvideo.evaluation.results import GATE_PARTS
 from stepvideo.stage import StageContext
 
 VOID = {"meta", "link", "img"}
@@ -90,6 +92,19 @@ def test_figures_are_in_the_json(whole):
     assert report["models"]["dpo/steps50"]["nfe"] == 100
     assert len(report["claims"]) == 15 and all(c["title"].split(":")[0] in html for c in report["claims"])
     assert report["lineage"][0]["stage"] == "raw" and report["subsets"]["levels"][5]["left"] == 43
+
+
+def test_every_mean_has_its_interval(whole, evaluation, tmp_path):
+    folder, html, _ = whole
+    assert bare(storage.read_json(folder / "report.json")) == [] == bare_cells(html)
+    assert html.count("of 288, bar 99.5 %") == 5 and "98.7–100.0, of 288" in html
+    assert re.search(r"relative distance of \d\.\d\d \(\d\.\d\d to \d\.\d\d\) from the teacher", html)
+    old = evaluation(tmp_path / "e", 0.9, videos=0)
+    summary = storage.read_json(old / "summary.json")
+    for part in GATE_PARTS:  # as artifacts had it before gates had intervals
+        summary["gate"][part] = {n: {k: r[k] for k in ("rate", "n", "bar")} for n, r in summary["gate"][part].items()}
+    storage.write_json(old / "summary.json", summary)
+    assert "98.7–100.0, of 288" in build({"evaluate.sft.1": old}, tmp_path / "r")[0]
 
 
 def test_data_switches_are_marked(whole):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from intervals import bare
 from safetensors.torch import load_file
 
 from stepvideo import storage
@@ -19,7 +20,7 @@ from stepvideo.diffusion.sampling import Sampling
 from stepvideo.errors import ArtifactError, ConfigError, Preempted, StepVideoError
 from stepvideo.evaluation import gate as gates
 from stepvideo.evaluation.config import EvaluateConfig, GateConfig
-from stepvideo.evaluation.results import preference, rates, read_rows
+from stepvideo.evaluation.results import GATE_PARTS, preference, rates, read_rows
 from stepvideo.evaluation.stage import ask, keep, run, samplings
 from stepvideo.stage import StageContext
 from stepvideo.world.attributes import NAMES, Attrs
@@ -102,6 +103,8 @@ def test_what_the_oracle_cannot_read_is_not_a_result(done):
     assert not [k for k in metrics if k.startswith(("train/", "heldout/", "two/train"))]
     assert all(v is None for r in read_rows(ctx.out / "results.jsonl")["main"] for v in r.right.values())
     assert metrics["gate/reconstruction/colour"] < 0.95
+    assert bare(summary) == [] == bare(metrics) and summary["intervals"]["gate"].startswith("Wilson")
+    assert bare(storage.read_json(ctx.out / "gate.json")) == []
     name, fields = next(e for e in ctx.sink.events if e[0] == "gate")
     assert fields["all"] == "untestable"
 
@@ -179,7 +182,10 @@ def test_gate_passes_perfect_reconstructions_and_fails_noise():
     still = gates.run_gate(cfg, 1, 64, 64, lambda video: video)
     assert still.ground_truth["direction"].rate is None and not still.testable["direction"]
     assert still.testable["all"] and still.testable["colour"]  # stills have no direction to get wrong
-    assert gates.Gate.from_dict(json.loads(json.dumps(perfect.as_dict()))) == perfect
+    said = json.loads(json.dumps(perfect.as_dict()))
+    assert gates.Gate.from_dict(said) == perfect and 0.7 < said["reconstruction"]["shape"]["low"] < 1
+    old = {part: {n: {k: r[k] for k in ("rate", "n", "bar")} for n, r in said[part].items()} for part in GATE_PARTS}
+    assert gates.Gate.from_dict(old) == perfect  # of artifacts that were made before gates had intervals
     with pytest.raises(ConfigError, match="16x16"):
         gates.run_gate(cfg, 17, 16, 16, lambda video: video)
 
@@ -220,7 +226,8 @@ def test_a_perfect_model_is_preferred_and_scores_one(tiny_models, tmp_path, monk
     monkeypatch.setattr(Pipeline, "reconstruct", lambda self, video, n=8: video)
     metrics = run(ctx)
     assert metrics["train/all"] == metrics["heldout/all"] == 1.0
-    assert 0.5 < metrics["heldout/all_low"] < 1.0
+    assert 0.5 < metrics["heldout/all_low"] < metrics["heldout/all_high"] == 1.0
+    assert bare(metrics) == [] == bare(storage.read_json(ctx.out / "summary.json"))
     rows = read_rows(ctx.out / "results.jsonl")["main"]
     wrong = [replace(r, right={**r.right, "size": False, "all": False}) for r in rows]
     assert preference(rows, wrong).score.value == 1.0

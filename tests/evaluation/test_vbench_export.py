@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from intervals import bare
 
 from stepvideo.cli import main
 from stepvideo.data.video_io import write_video
@@ -40,6 +41,14 @@ def test_dimensions_of_their_own_videos(folder, capsys):
     assert mean == videos[0]["video_results"]
     assert [v["video_path"] for v in found["dynamic_degree_dis"][1]] == ["p1.mp4", "p2.mp4"]
     assert told["missing"] == {"dynamic_degree": "VBench asks RAFT for the flow, here it is DIS"}
+    values = json.loads((folder / "results" / "results.json").read_text())["values"]["dynamic_degree_dis"]
+    said = told["intervals"]["dynamic_degree_dis"]  # over the prompts that test it, as the mean is
+    assert said.items() <= values["by_dimension"]["dynamic_degree"].items() and bare(told) == []
+    assert said["mean"] == found["dynamic_degree_dis"][0] and told["intervals"]["temporal_flickering"]["low"] is None
+    assert main(["evaluate", "export-vbench", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert f"{said['mean']:.4f} ({said['low']:.4f} to {said['high']:.4f}) of 2 videos" in text
+    assert "(no interval: one prompt) of 1 videos" in text
 
 
 def test_scores_of_other_videos_are_refused(folder, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from intervals import bare
 from scipy.stats import sem
 from scipy.stats import t as student
 
@@ -16,7 +17,7 @@ from stepvideo import storage
 from stepvideo.cli import main
 from stepvideo.data.video_io import write_video
 from stepvideo.errors import ArtifactError
-from stepvideo.evaluation import manifest, scoring, summary
+from stepvideo.evaluation import manifest, scoring, summary, videos_page
 from stepvideo.evaluation.metrics.base import Scores
 from stepvideo.evaluation.metrics.registry import metrics_of
 from stepvideo.evaluation.scoring import Choice, score
@@ -58,6 +59,7 @@ def test_every_mean_has_its_interval(folder, capsys):
     assert "8 videos of 3 prompts" in out and "not measured on 8: oracle_colour" in out
     found = json.loads((folder / "results" / "results.json").read_text())
     assert found["partial"] is None and found["settings"]["source"] == "given"
+    assert bare(found) == [] and "jackknife" in found["intervals"]
     for name, value in found["values"].items():
         groups = [value["all"], *value["by_category"].values()]
         if name.startswith("oracle"):
@@ -162,7 +164,7 @@ def test_two_models(folder, tmp_path, capsys):
     a, b = (json.loads((f / "results" / "results.json").read_text())["values"] for f in (folder, worse))
     means = [v["temporal_flicker"]["all"]["mean"] for v in (a, b)]
     assert d["value"] == pytest.approx(means[0] - means[1], abs=1e-12) and d["low"] <= d["value"] <= d["high"]
-    assert found["values"]["oracle_all"]["verdict"] == "not measured"
+    assert found["values"]["oracle_all"]["verdict"] == "not measured" and bare(found) == []
     assert (folder / "results" / "comparison.md").exists()
     assert run(folder, "--against", str(folder)) == 0  # A/A
     text = capsys.readouterr().out
@@ -205,6 +207,17 @@ def test_intervals_over_a_dozen_prompts_are_students(folder):
     found, means = values["temporal_flicker"]["all"], x.reshape(12, 2).mean(1)
     expected = student.interval(0.95, 11, means.mean(), sem(means))
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((x.mean(), *expected))
+
+
+def test_one_prompt_has_no_interval_and_says_so(folder):
+    rows = tuple(manifest.Video("s", "p", "p", "en", i, f"{i}.mp4", "t", sha256="x", category="c") for i in range(3))
+    (flicker,) = metrics_of(["flicker"])
+    scores = [Scores(dict.fromkeys(flicker.values, 0.5 + i), {}) for i in range(3)]
+    found = summary.summary(manifest.Manifest(folder, {}, rows, []), scores, [flicker])
+    assert found["values"]["temporal_flicker"]["all"]["low"] is None and bare(found) == []
+    head, table = videos_page.values_table(found)
+    assert all("no interval: one prompt" in row[head.index("95 % interval")] for row in table)
+    assert "1.5 (no interval: one prompt)" in videos_page.group_table(found, "by_category")[1][0]
 
 
 def test_what_is_always_right_is_not_certain(folder):

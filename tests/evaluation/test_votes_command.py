@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from intervals import bare, bare_cells
 
 from stepvideo.cli import main
 from stepvideo.errors import ArtifactError
@@ -50,13 +51,14 @@ def test_our_own_table_gives_every_figure_with_an_interval(tmp_path, capsys, suf
             score = line["score"]["score"]
             assert score["low"] < score["value"] < score["high"] or score["value"] in (0, 1)
         assert sum(c["prompts"] for c in d["categories"]) == d["overall"]["prompts"]
-    assert found["ranking"]["names"][0] == "new"
+    assert found["ranking"]["names"][0] == "new" and bare(found) == [] and "jackknife" in found["intervals"]
     (agreement,) = found["agreements"]
     assert agreement["alpha"]["nominal"]["low"] < agreement["alpha"]["nominal"]["value"]
     code, text = _run(capsys, "votes", path, "--against", "old", "--html", page)
     assert code == 0 and "### new against old" in text and "### other against old" in text
     assert "### Agreement of annotators" in text and "Left out: 1 skipped, 1 aa." in text
     html = page.read_text()
+    assert bare_cells(html) == [] and "equals tie in" in _run(capsys, "votes", path)[1]
     assert "<svg" in html and "http" not in html.replace("http-equiv", "") and "<script" not in html
     _run(capsys, "votes", path, "--against", "old", "--html", page)
     assert page.read_text() == html
@@ -194,7 +196,8 @@ def test_plan_prints_prompts_and_checks_itself(capsys):
     found = json.loads(text)
     assert code == 0 and found["prompts"] == 469 and found["by_raters"]["3"] < 469
     assert found["given"]["power"] == pytest.approx(0.61, abs=0.02) and found["given"]["smallest_score"] > 0.55
-    assert found["simulated_power"] == pytest.approx(0.8, abs=0.03)
+    assert found["simulated_power"] == pytest.approx(0.8, abs=0.03) and bare(found) == []
+    assert f"({100 * found['simulated_power_low']:.1f} to" in _run(capsys, *arguments, "--check")[1]
     code, text = _run(capsys, *arguments)
     assert code == 0 and text.startswith("469 prompts with 1 annotators each")
     code, text = _run(capsys, "plan", "--score", "0.5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,13 @@ def test_an_evaluated_model_has_its_rates_with_intervals(card) -> None:
     found = {(r[0], r[1]): r[2:] for r in rows(text, "How well it does")}
     assert found["heldout", "all"][0] == "50.0 %" and found["train", "all"][0] == "100.0 %"
     assert found["train", "shape"][0].startswith("not measured")
+    assert found["heldout", "all"][1:] == ["33.2 to 66.8 %", "30"]
     (index,) = yaml.safe_load(text.split("---\n")[1])["model-index"]
     values = {(r["dataset"]["type"], m["type"]): m["value"] for r in index["results"] for m in r["metrics"]}
     assert values["stepvideo-heldout", "all"] == 0.5 and ("stepvideo-train", "shape") not in values
+    names = {m["name"] for r in index["results"] for m in r["metrics"]}
+    assert "share right, all (95 % 0.3315 to 0.6685, Wilson, n = 30)" in names
+    assert all(re.search(r"\(95 % [\d.]+ to [\d.]+, Wilson, n = 30\)$", name) for name in names)
 
 
 def test_data(card) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from intervals import bare, bare_cells
 from made_runs import MadeRuns
 
 from stepvideo import cli, storage
@@ -75,6 +76,33 @@ def test_nothing_is_found_where_nothing_is(made: MadeRuns, compare) -> None:
     assert {t["verdict"] for t in compare(A, "dddddd")["tests"]} == {"no difference shown"}
 
 
+def test_a_rate_stands_with_its_interval_or_in_a_test(compare) -> None:
+    both, three = compare(A, B), compare(A, B, C)
+    assert bare(both) == [] and both["rates"] == {} == three["rates"]  # the tests show them all
+    assert "sft.1.loss" in both["metrics"] and not [m for m in both["metrics"] if m.startswith("evaluate.")]
+    alone = compare(C, A)  # C was not evaluated: nothing is tested, and what A's evaluation found is not lost
+    nothing, rate = alone["rates"]["evaluate.sft.1.main/train/all"]
+    assert (nothing, rate["value"], rate["n"]) == (None, pytest.approx(2 / 3), 30) and alone["tests"] == []
+    assert rate["low"] < 0.5 < rate["value"] < rate["high"] and "evaluate.sft.1.main/train/shape" not in alone["rates"]
+    assert bare(alone) == []
+
+
+def test_gates_that_differ_are_shown_and_damaged_ones_told(made: MadeRuns, compare) -> None:
+    name = made.run("20261105-120000-eeeeee", lr=0.4, better=2)
+    key = storage.read_json(made.store.root / "_runs" / name / "run.json")["stages"]["evaluate.sft.1"]["key"]
+    path = made.store.dir("evaluate.sft.1", key) / "out" / "summary.json"
+    summary = storage.read_json(path)
+    gate = {"reconstruction": {"colour": {"rate": 0.75, "n": 96, "bar": 0.95}, "shape": {"rate": None, "n": 0}}}
+    storage.write_json(path, {**summary, "gate": gate})
+    found = compare(A, name)
+    nothing, rate = found["rates"]["evaluate.sft.1.gate/reconstruction/colour"]
+    assert nothing is None and (rate["value"], rate["n"]) == (0.75, 96) and rate["low"] < 0.7 < 0.8 < rate["high"]
+    assert len(found["rates"]) == 1
+    path.write_text("{")
+    assert "rates of evaluate.sft.1: eeeeee: not measured" in "\n".join(compare(C, name)["missing"])
+    storage.write_json(path, summary)
+
+
 def test_what_is_missing_is_said(compare) -> None:
     missing = "\n".join(compare(A, B, C)["missing"])
     assert "cccccc of evaluate.sft.1: it never began" in missing
@@ -128,7 +156,11 @@ def test_the_terminal_says_it_too(made: MadeRuns, capsys: pytest.CaptureFixture[
     assert cli.main(["compare", A, B, *made.at, "--html", str(tmp_path / "page.html")]) == 0
     out = capsys.readouterr().out
     assert "the first difference is sft.1" in out and "stages.sft.optim.lr" in out and "higher" in out
+    assert "single values, without intervals" in out and "What stages say of themselves" in out
     page = (tmp_path / "page.html").read_text()
     assert "<script>alert" not in page and "a red square <0>" not in page.split('type="application/json"')[0]
     assert len(list((tmp_path / "page_files").iterdir())) == 6
+    assert bare_cells(page.split('type="application/json"')[0]) == [] and "rates by themselves" not in page
+    assert cli.main(["compare", C, A, *made.at, "--html", str(tmp_path / "alone.html")]) == 0
+    assert "66.7 % (49–81)" in capsys.readouterr().out and "66.7 % (49–81)" in (tmp_path / "alone.html").read_text()
     assert str(made.store.root) not in page.split('type="application/json"')[1]  # links are relative

@@ -6,7 +6,10 @@ import json
 import os
 from collections import namedtuple
 
+from flows.screen import key_metric
 from stepvideo import storage
+from stepvideo.artifact import Artifact
+from stepvideo.evaluation.stats import wilson
 from tasks.record import records
 
 
@@ -30,6 +33,14 @@ def test_all_runs_newest_first_and_the_exit_code_is_the_newest_ones(mini) -> Non
     assert code == 1 and said["runs"][0]["state"] == "failed" and said["runs"][0]["done"] == 1
     code, out, _ = mini.cli("status", "--all", "--store", str(mini.store.root))
     assert code == 1 and "2 done, 1 failed" in out and "next: " in out
+
+
+def test_a_rate_is_said_with_its_interval_and_a_loss_without(tmp_path) -> None:
+    metrics = {"n": 10.0, **wilson(9, 10).named("heldout/all")}
+    assert key_metric(Artifact(tmp_path, {"kind": "evaluate", "metrics": metrics})) == (
+        "heldout/all 0.9 (0.5958 to 0.9821)"
+    )
+    assert key_metric(Artifact(tmp_path, {"kind": "train", "metrics": {"loss": 0.25}})) == "loss 0.25"
 
 
 def test_a_cached_run_costs_nothing_and_a_killed_one_is_said_to_be(mini) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from intervals import bare, bare_cells
 from made_study import NAMES, fidelity, session, study
 from starlette.testclient import TestClient
 
@@ -81,6 +82,7 @@ def test_results_stand_with_and_without_the_exclusions(closed: tuple[Session, Pa
     kept, every = (said.results.counted, said.results.every)
     scores = [found.duels[0].overall.score.score for found in (kept, every)]
     assert scores[0].value > 0.9 > scores[1].value > 0.5
+    assert bare(said.as_dict()) == [] == bare_cells(html(said)) and "jackknife" in said.as_dict()["intervals"]
     assert kept.votes + said.rows["excluded"] == every.votes == 80 == said.rows["included"] + said.rows["excluded"]
     assert sum(said.excluded.values()) == said.rows["excluded"]
     assert {line.name for line in kept.duels[0].categories} == {"Food", "Sports"}
@@ -171,6 +173,7 @@ def test_ratings_are_summed_and_compared(tmp_path: Path) -> None:
     close(found, tmp_path)
     said = report(found, tmp_path)
     assert said.results and said.results.counted.ratings
+    assert bare(said.as_dict()) == [] == bare_cells(html(said))
     cells = said.results.counted.ratings.overall[NAMES[0]]
     kept = [v for v in vote_rows(found, tmp_path) if v.role == "vote" and v.annotator in ("simulated-1", "simulated-2")]
     assert cells["motion_smoothness"].mean.n == 36 and len(kept) == 24

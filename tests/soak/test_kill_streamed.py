@@ -80,7 +80,7 @@ def _every_step_once(store: Path) -> None:
     from stepvideo.telemetry.views import open_views
 
     with open_views(store / "_telemetry", "t2vi") as views:
-        rows = views.sql(COUNT).fetchall()
+        rows = views.sql(COUNT)
     steps = [step for step, _ in rows]
     assert {count for _, count in rows} == {1}
     assert steps == list(range(steps[0], steps[0] + len(steps))) and len(steps) >= STEPS - 1

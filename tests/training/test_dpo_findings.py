@@ -6,10 +6,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from intervals import bare
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from dpo_findings import DEFAULT, DIFFUSION_DPO, missed, nested_bootstrap, outcomes, preferences, verdicts  # noqa: E402
+from dpo_findings import (  # noqa: E402
+    DEFAULT,
+    DIFFUSION_DPO,
+    mean_of,
+    missed,
+    nested_bootstrap,
+    outcomes,
+    preferences,
+    table,
+    verdicts,
+)
 
 
 def made(better, draw, **arms):
@@ -35,6 +46,18 @@ def test_the_interval_holds_the_truth_and_counts_seeds_as_well_as_prompts():
     same = np.repeat(draw.random((5, 1)) < 0.5, 40, 1).astype(float)  # seeds differ, their prompts do not
     e = nested_bootstrap(same, draw, resamples=400)
     assert e["high"] - e["low"] > 0.5
+
+
+def test_every_mean_of_an_arm_has_its_interval():
+    draw = np.random.default_rng(2)
+    seeds = [made({"shuffled": 0.0, "aa": 0.0}, draw, dpo=0.2) | {"dpo": {"drift": float(k)}} for k in range(5)]
+    found = preferences(seeds)["dpo"]
+    assert found["fidelity_low"] < 0.2 < found["fidelity_high"] < found["fidelity_low"] + 0.1
+    assert found["right"] == found["right_low"] == found["right_high"] == 0
+    assert found["training"]["drift"]["low"] < 1 < found["training"]["drift"]["value"] == 2 and bare(found) == []
+    said = table({"preference": {"dpo": found}, "verdicts": {}})
+    assert f"[{found['fidelity_low']:+.4f}, {found['fidelity_high']:+.4f}]" in said
+    assert mean_of([0.5], [0]) == {"value": 0.5, "low": None, "high": None, "n": 1}
 
 
 def test_verdicts():

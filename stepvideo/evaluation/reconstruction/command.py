@@ -135,8 +135,9 @@ def _table(found: dict[str, Any], out: Path) -> str:
         if mean is None:
             lines.append(f"  {name:5} none: {found['reasons'][name]}")
         else:
-            interval = f"  [{mean['low']:.4f}, {mean['high']:.4f}]" if mean.get("low") is not None else ""
-            lines.append(f"  {name:5} {mean['value']:.4f}{interval}  {mean['direction']} is better")
+            low, high = mean["low"], mean["high"]
+            interval = found["reasons"][name] if low is None else f"[{low:.4f}, {high:.4f}]"
+            lines.append(f"  {name:5} {mean['value']:.4f}  {interval}  {mean['direction']} is better")
     lines.append(f"  {found['numbers_in_per_number_out']:.1f} numbers of video a number of latents")
     if found["partial"]:
         short = sum("left_out" in row for row in found["videos"])

@@ -154,20 +154,24 @@ def _summary(rows: list[Row], protocol: Protocol, reasons: dict[str, str]) -> di
         if name not in reasons:
             x = [r[name] for r in done]
             value, low, high = mean_interval(x, range(len(x))) if len(x) > 1 else (x[0], None, None)
+            reasons |= {name: "no interval: one clip"} if low is None else {}
             means[name] = {"value": value, "low": low, "high": high, "n": len(x), "direction": DIRECTIONS[name]}
     features = [r.pop(FEATURES) for r in done if FEATURES in r]
     if "rfvd" not in reasons and len(features) < LEAST:
         reasons["rfvd"] = f"{len(features)} clips of {LEAST_FRAMES} frames or more; a set needs {LEAST}"
     if "rfvd" not in reasons:
         x, y = np.moveaxis(np.array(features), 1, 0)
-        # of the whole set: it is no mean over clips, and a bootstrap of it is biased, so it has no interval
-        means["rfvd"] = {"value": frechet_distance(x, y), "n": len(features), "direction": LOWER}
+        # of the whole set: it is no mean over clips, and a bootstrap of it is biased
+        reasons["rfvd"] = "no interval: one distance of two sets"
+        value = frechet_distance(x, y)
+        means["rfvd"] = {"value": value, "low": None, "high": None, "n": len(features), "direction": LOWER}
     pixels = sum(3 * r["frames"] * r["height"] * r["width"] for r in done)
     return {
         "n": len(done),
         "partial": len(done) < len(rows) or len(done) < protocol.clips,
         "numbers_in_per_number_out": pixels / sum(r["latent_numbers"] for r in done),
         "means": means,
+        "intervals": "95 % by clip: Student's t",
         "reasons": reasons,
         "videos": rows,
     }

@@ -9,6 +9,8 @@ simulated annotators (never people) on the pairs and ties of the pool, some seve
 Then each seed's policy of `dpo.py` is trained for MORE steps, on
     stale     the old pairs, which is what the labels are worth without a reward model
     ranked    its own new samples, the best and the worst of every prompt by the reward model
+    by_labels the same by the reward model without made pairs; added when `reward` had been seen to do no better than a
+              coin and `labels only` better, so that its verdict is of a choice made with its test at hand
 The oracle compares each with where they started from and with `stale`, prompt by prompt at equal noise, by the rule of
 `dpo_study.py`; intervals resample seeds, and within them prompts. How often the oracle agrees with the ranking is said
 beside it: rewards that rise while the oracle's fidelity does not are what a reward model that is pleased looks like.
@@ -41,7 +43,9 @@ MADE, QUICK_MADE = 800, 12
 REWARD = {"steps": 300, "batch_size": 32, "held_out": 0.4, "optim": {"lr": 3e-4, "warmup": 20, "decay": "cosine"}}
 RANKED = {"prompts": 240, "samples": 4, "confidence": 0.5, "sampling": {"steps": 8, "cfg": 3.0}}
 MORE = 60
-ARMS = ("stale", "ranked")
+REWARDS = {"reward": "reward", "labels only": "reward-labels"}  # name in the findings: part
+RANKERS = {"ranked": "reward", "by_labels": "labels only"}
+ARMS = ("stale", *RANKERS)
 ANNOTATORS = 3
 
 
@@ -69,12 +73,18 @@ class Rounds(Arms):
         first = self.arm("dpo", seed)["qualities"]
         start = self.made(f"dpo-{seed}")
         settings = {**RANKED, "seed": seed + 1000} | ({"prompts": QUICK["prompts"]} if self.quick else {})
-        nets = {"model": start, "vae": VAE, "text": TEXT, "reward": self.made("reward")}
+        nets = {"model": start, "vae": VAE, "text": TEXT}
         said = {"ranked": RANKED, "reward": REWARD, "dpo": DPO, "more": MORE, "pool": self.pool, "n": n}
-        ranking = self.part(f"ranking-{seed}", said, lambda: self.stage(f"ranking-{seed}", "ranked", nets, settings)[1])
+        names = {arm: f"ranking-{seed}" if arm == "ranked" else f"ranking-{arm}-{seed}" for arm in RANKERS}
+
+        def rank(arm: str) -> dict[str, Any]:
+            judge = {"reward": self.made(REWARDS[RANKERS[arm]])}
+            return self.stage(names[arm], "ranked", nets | judge, settings)[1]
+
+        rankings = {arm: self.part(name, said, lambda arm=arm: rank(arm)) for arm, name in names.items()}
 
         def train(arm: str) -> dict[str, Any]:
-            pairs = self.pooled() if arm == "stale" else self.made(f"ranking-{seed}")
+            pairs = self.pooled() if arm == "stale" else self.made(names[arm])
             model, metrics = self.dpo(f"policy-{arm}-{seed}", start, pairs, seed + 1000, steps=more)
             return {"qualities": self.qualities(model, seed, 0, n), "metrics": metrics}
 
@@ -83,7 +93,7 @@ class Rounds(Arms):
         base = self.part(f"base-{seed}", {"n": n}, lambda: self.qualities(self.base, seed, 0, n))
         return {
             "qualities": qualities | {"base": base},
-            "ranking": ranking,
+            "ranking": rankings,
             **{arm: t["metrics"] for arm, t in trained.items()},
         }
 
@@ -110,22 +120,24 @@ def judged(reward: dict[str, Any]) -> dict[str, Any]:
 
 def findings(seeds: list[dict[str, Any]], rewards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    pairs = [("first", "base"), *((arm, against) for against in ("base", "first") for arm in ARMS), ("ranked", "stale")]
+    pairs = [("first", "base"), *((arm, against) for against in ("base", "first") for arm in ARMS)]
+    pairs += [(arm, "stale") for arm in RANKERS]
     for k, (arm, against) in enumerate(pairs):
         runs = [(s["qualities"][arm], s["qualities"][against]) for s in seeds]
         found[f"{arm} against {against}"] = compared(runs, k)
     reward = {name: judged(r) for name, r in rewards.items()}
-    right = reward["reward"]["accuracy"]
-    learned = right["low"] > 0.5
-    said = verdict(found["ranked against stale"], testable=learned)
+    right = {name: r["accuracy"] for name, r in reward.items()}
     return {
         "preference": found,
         "reward": reward,
-        "ranking": over_seeds([s["ranking"] for s in seeds]),
+        "ranking": {arm: over_seeds([s["ranking"][arm] for s in seeds]) for arm in RANKERS},
         "training": {arm: over_seeds([s[arm] for s in seeds]) for arm in ARMS},
-        "verdicts": {
-            "a reward model learns from these labels": verdict(right, testable=True, rule=""),
-            "on-policy pairs by a reward model beat the old pairs at equal labels": said,
+        "verdicts": {f"a reward model ({name}) learns": verdict(e, testable=True, rule="") for name, e in right.items()}
+        | {
+            f"pairs {arm} by it ({name}) beat the old pairs at equal labels": verdict(
+                found[f"{arm} against stale"], testable=right[name]["low"] > 0.5
+            )
+            for arm, name in RANKERS.items()
         },
     }
 
@@ -135,7 +147,7 @@ def main() -> int:
     torch.set_num_threads(1)
     study = Rounds(args.base or make_base(args.work), args.work, args.quick)
     start = time.process_time()
-    rewards = {"reward": study.reward("reward", made=True), "labels only": study.reward("reward-labels", made=False)}
+    rewards = {name: study.reward(part, made=name == "reward") for name, part in REWARDS.items()}
     found = findings([study.rounds(seed) for seed in range(args.seeds)], rewards)
     found |= {"base": study.digest, "quick": args.quick, "cpu_seconds": time.process_time() - start}
     storage.write_json(Path(study.work) / "on_policy.json", found)
@@ -153,7 +165,8 @@ def told(found: dict[str, Any]) -> str:
         for name, e in found["preference"].items()
     ]
     lines += [f"{name}: {e}" for name, e in found["reward"].items()]
-    lines += [f"ranking: {found['ranking']}", *(f"{v:12} {k}" for k, v in found["verdicts"].items())]
+    lines += [f"{arm}: {e}" for arm, e in found["ranking"].items()]
+    lines += [*(f"{v:12} {k}" for k, v in found["verdicts"].items())]
     return "\n".join(lines)
 
 

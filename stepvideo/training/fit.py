@@ -143,6 +143,7 @@ class _Keeper(Callback):
                 ctx.sink.metrics(done, {k: float(v) for k, v in outputs.items()})
         stop = module.parallel.any(ctx.should_stop())
         if stop or done % self.every == 0 or last:
+            module.recorder.end()  # its own record, too, is written before it counts as done
             with module.recorder.span("checkpoint"):
                 module.recorder.flush()  # the records of steps that will not be done again
                 self.checkpoints.save(done, train_state(module))

@@ -161,7 +161,7 @@ def test_addresses_that_are_wrong(server) -> None:
         ({"GET": (400, ERROR.format(code="ExpiredToken"))}, "the session token has expired", "log in again"),
         ({"GET": (400, ERROR.format(code="InvalidToken"))}, "token is not valid", "AWS_SESSION_TOKEN"),
         (
-            {"GET": (404, ERROR.format(code="NoSuchKey")), "PUT": (403, ERROR.format(code="AccessDenied"))},
+            {"GET": (200, "<ListBucketResult/>"), "PUT": (403, ERROR.format(code="AccessDenied"))},
             "can be read, not written",
             "keys that may write",
         ),

@@ -55,6 +55,8 @@ def main(stage_dir: str | Path, share: tuple[int, int] | None = None) -> int:
         return _ranks(directory, nproc)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if rank:
+        if artifact.Store(spec.store).find(spec.stage, spec.key):
+            return 0  # as the first does, which nobody would meet: Slurm requeued a job that was ending
         return _guarded(spec, directory, rank, world_size)
     code = _locked(spec, directory, world_size)
     if code == EXIT_BUSY:

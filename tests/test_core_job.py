@@ -143,6 +143,19 @@ def test_two_ranks(spec) -> None:
     assert error["rank"] == 1 and error["message"] == "rank one is broken"
 
 
+def test_no_rank_waits_for_the_others_where_the_artifact_is_there(spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm requeues a job that ends while it is preempted."""
+    directory = spec("write", nproc=2)
+    assert process(directory).returncode == 0
+    events = (directory / "events.jsonl").read_bytes()
+    monkeypatch.setattr(job, "_guarded", lambda *_: pytest.fail("it would wait for the first rank"))
+    for rank in ("0", "1"):
+        for name, value in {"RANK": rank, "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        assert job.main(directory) == 0
+    assert (directory / "events.jsonl").read_bytes() == events
+
+
 def test_other_code_than_planned_is_refused(spec, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = spec()
     planned = storage.read_json(directory / "spec.json")

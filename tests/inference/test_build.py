@@ -38,10 +38,10 @@ def resident(tiny_models):
 @pytest.mark.parametrize(
     "options",
     [
-        {"offload": "component"},
-        {"offload": "layer"},
+        pytest.param({"offload": "component"}, marks=pytest.mark.soak),
+        pytest.param({"offload": "layer"}, marks=pytest.mark.soak),
         {"offload": "layer", "prefetch": 0, "text": "free"},
-        {"text": "free"},
+        pytest.param({"text": "free"}, marks=pytest.mark.soak),
         {"offload": "component", "text": "free"},
         {"text": "process"},
     ],

@@ -31,7 +31,10 @@ def agree(nets: Networks, job: Job, options: MemoryConfig) -> None:
     "options",
     [
         pytest.param({"offload": "component"}, marks=pytest.mark.soak),
-        {"offload": "component", "quantization": "int8", "cfg_batched": False, "vae_tile": 512},
+        pytest.param(
+            {"offload": "component", "quantization": "int8", "cfg_batched": False, "vae_tile": 512},
+            marks=pytest.mark.soak,
+        ),
         pytest.param({"offload": "component", "quantization": "fp8"}, marks=pytest.mark.soak),
         pytest.param({"offload": "layer", "prefetch": 2, "vae_tile": 256}, marks=pytest.mark.soak),
         {"offload": "layer", "prefetch": 0, "quantization": "int8", "cfg_batched": False},

@@ -29,10 +29,12 @@ SPACE_TIME = DiTConfig(4, 16, 2, 4, 4, caption_channels=[12, 8], attention="spat
         pytest.param(SPACE_TIME, ParallelConfig(tensor=2), (2, 3, 2), 2, id="tensor2-spatial-temporal"),
         pytest.param(BASE, ParallelConfig(ulysses=2), (3, 3, 3), 1, id="ulysses2-27-tokens"),
         pytest.param(BASE, ParallelConfig(ulysses=3), (2, 2, 4), 2, id="ulysses3-16-tokens-4-heads"),
-        pytest.param(SIX_HEADS, ParallelConfig(ulysses=4), (1, 1, 5), 1, id="ulysses4-5-tokens-6-heads"),
+        pytest.param(
+            SIX_HEADS, ParallelConfig(ulysses=4), (1, 1, 5), 1, id="ulysses4-5-tokens-6-heads", marks=pytest.mark.soak
+        ),
         pytest.param(SIX_HEADS, ParallelConfig(ulysses=4), (1, 1, 3), 2, id="ulysses4-fewer-tokens-than-ranks"),
-        pytest.param(BASE, ParallelConfig(cfg=2), (2, 2, 2), 4, id="cfg2"),
-        pytest.param(BASE, ParallelConfig(cfg=2), (2, 2, 2), 1, id="cfg2-one-sample"),
+        pytest.param(BASE, ParallelConfig(cfg=2), (2, 2, 2), 4, id="cfg2", marks=pytest.mark.soak),
+        pytest.param(BASE, ParallelConfig(cfg=2), (2, 2, 2), 1, id="cfg2-one-sample", marks=pytest.mark.soak),
         pytest.param(BASE, ParallelConfig(cfg=2), (2, 2, 2), 3, id="cfg2-odd-batch"),
         pytest.param(
             BASE, ParallelConfig(tensor=2, ulysses=2), (3, 3, 1), 2, id="tensor2-ulysses2", marks=pytest.mark.soak
@@ -59,7 +61,11 @@ def test_bf16_weights(ranks) -> None:
         assert max(gap for gap, _ in answers) < bar, answers
 
 
-@pytest.mark.parametrize("plan", [ParallelConfig(ulysses=2, cfg=2), ParallelConfig(tensor=2, ulysses=2)], ids=repr)
+@pytest.mark.parametrize(
+    "plan",
+    [ParallelConfig(ulysses=2, cfg=2), pytest.param(ParallelConfig(tensor=2, ulysses=2), marks=pytest.mark.soak)],
+    ids=repr,
+)
 def test_a_whole_generation(ranks, plan) -> None:
     gaps = ranks(4, cases.guided, BASE, plan, 6)
     assert max(gaps) < 1e-5, gaps

@@ -41,7 +41,7 @@ def varied(tmp_path_factory) -> Path:
     return fake_cache(tmp_path_factory.mktemp("varied") / "cache", lengths=(17, 34, 51), low=sizes, clips=CLIPS)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_losses_are_the_golden_ones(tmp_path, varied, subsets, ranks):
     rows = train(tmp_path, varied, subsets, ranks)
     if ranks == 1 and os.environ.get("STEPVIDEO_WRITE_GOLDEN"):

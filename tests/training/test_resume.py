@@ -16,7 +16,7 @@ def inputs(tmp_path_factory):
 
 
 # The others are soak's: tests/soak/test_training_kills.py kills each of them three times.
-HERE = {"vae", "sft"}
+HERE = {"sft"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in HERE else [pytest.mark.soak]) for n in STAGES])

@@ -25,11 +25,15 @@ ON = ["tracking=local", "cluster=local"]
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One server for the whole test, as `make ui` runs one; drivers use it through PREFECT_API_URL."""
+    """One server for the whole test, as `make ui` runs one; drivers use it through PREFECT_API_URL, and this process
+    whatever it asked of Prefect before."""
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "work" / ".prefect"))
     with temporary_server(tmp_path / "server.log") as wait_until_up:
-        wait_until_up()
-        yield
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
+            wait_until_up()
+            yield
 
 
 def tasks_of(run) -> dict[str, str]:

@@ -67,7 +67,7 @@ class Flow(threading.Thread):
 
     def until(self, stage: str, step: int) -> Any:
         """Its directory once the stage has logged that step."""
-        wait_for(lambda: self._logged(stage, step), self.is_alive, timeout=90)
+        wait_for(lambda: self._logged(stage, step), self.is_alive, timeout=300)
         return self.directory(stage)
 
     def _logged(self, stage: str, step: int) -> bool:
@@ -78,7 +78,7 @@ class Flow(threading.Thread):
         return next(self.store.root.glob(f"{stage}/*/spec.json")).parent
 
     def digests(self) -> dict[str, str]:
-        self.join(90)
+        self.join(300)
         if self.error:
             raise self.error
         return {name: outcome.artifact.digest for name, outcome in self.prepared.results.items()}
@@ -136,7 +136,7 @@ def test_a_dead_node_and_a_killed_driver_end_in_completed_flows(slurm, server, m
     orphaned = Flow(mini, place, "cluster.slurm.setup=[echo the site has set this up]")
     orphaned.until("fit", 4)
     slurm.kill("training1")
-    directory = driven.wait_for_step("fit", 2, timeout=90)
+    directory = driven.wait_for_step("fit", 2, timeout=300)
     first.kill()
     first.wait()
     assert is_running(directory)

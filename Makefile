@@ -52,7 +52,7 @@ smoke: setup ## The whole cascade at its smallest; shows that it runs, not that 
 
 .PHONY: team
 team: setup ## A team's servers on this machine: PostgreSQL, S3, MLflow, Prefect, a worker (docs/team.md)
-	@scripts/apt.sh team
+	@scripts/apt.sh
 	@$(BIN)/stepvideo team start
 
 .PHONY: team-stop
@@ -75,7 +75,7 @@ docs-serve: setup ## The same on 127.0.0.1:8009, which follows changes, until Ct
 
 .PHONY: test
 test: setup ## Set up, then every test but the long ones (all but `soak`)
-	@scripts/apt.sh team
+	@scripts/apt.sh
 	@$(BIN)/dvc pull --quiet
 	@N=$(N) scripts/tests.sh $(ARGS)
 
@@ -85,7 +85,7 @@ quick: setup ## The tests that take seconds
 
 .PHONY: soak
 soak: setup ## The long tests: kill loops, statistics; the log goes to benchmarks/
-	@scripts/apt.sh team
+	@scripts/apt.sh
 	@log=benchmarks/soak-$$(date -u +%Y-%m-%d).log; \
 	{ echo "# $$(date -u +%FT%TZ) commit $$(git rev-parse --short HEAD), $$(nproc) cores"; \
 	  $(BIN)/python -m pytest -v -m soak --timeout 7200 $(ARGS); } 2>&1 | sed -u "s#$(CURDIR)#.#g" | tee $$log

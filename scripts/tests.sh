@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+unset PYTHONDONTWRITEBYTECODE # or every process compiles the sources anew, and every worker all the tests
 pytest=(.venv/bin/python -m pytest)
 
 status=0

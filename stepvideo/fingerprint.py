@@ -84,40 +84,30 @@ def _source(name: str) -> Path | None:
     return None
 
 
+def _imports(name: str) -> tuple[str, ...]:
+    return _read(name)[0]
+
+
+def _normalised(name: str) -> str:
+    return _read(name)[1]
+
+
 @functools.cache
-def _tree(name: str) -> ast.Module:
+def _read(name: str) -> tuple[tuple[str, ...], str]:
+    """What a module imports, and its syntax tree without docstrings. The tree takes ten times the memory."""
     source = _source(name)
     assert source is not None
-    return ast.parse(source.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _imports(name: str) -> tuple[str, ...]:
-    found = []
-    for node in ast.walk(_tree(name)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            package = name if _is_package(name) else name.rpartition(".")[0]
-            base = (
-                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-                if node.level
-                else (node.module or "")
-            )
-            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return tuple(found)
-
-
-def _is_package(name: str) -> bool:
-    source = _source(name)
-    return source is not None and source.name == "__init__.py"
-
-
-@functools.cache
-def _normalised(name: str) -> str:
-    tree = _tree(name)
+    tree, found = ast.parse(source.read_text(encoding="utf-8")), []
+    package = name if source.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
                 node.body[0] = ast.Pass()
-    return ast.dump(tree)
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = importlib.util.resolve_name("." * node.level + base, package)
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(found), ast.dump(tree)

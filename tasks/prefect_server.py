@@ -1,7 +1,7 @@
 """A Prefect server for as long as one driver lives, in a process of its own that starts while the driver imports.
 
 Prefect's own temporary server is imported by the client too, starts late, and stays behind when the driver is killed.
-Run as a module this is that process: `python -m tasks.prefect_server FD`.
+Run as a module this is that process: `python -m tasks.prefect_server FD DRIVER`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def temporary_server(log: Path) -> Iterator[Callable[[], None]]:
             if home := os.environ.get("PREFECT_HOME"):
                 Path(home).mkdir(parents=True, exist_ok=True)
             with log.open("wb") as out:
-                command = [sys.executable, "-m", "tasks.prefect_server", str(fd)]
+                command = [sys.executable, "-m", "tasks.prefect_server", str(fd), str(os.getpid())]
                 root = str(Path(__file__).resolve().parent.parent)
                 process = subprocess.Popen(command, env=env, cwd=root, pass_fds=[fd], stdout=out, stderr=out)
         except OSError as e:
@@ -107,17 +107,19 @@ def _check_login(url: str) -> None:
         return
 
 
-def _serve(fd: int) -> None:
-    """Serve on an inherited socket until the parent is gone."""
+def _serve(fd: int, driver: int) -> None:
+    """Serve on an inherited socket until the parent, which is the driver, is gone."""
     import ctypes
 
     pr_set_pdeathsig = 1
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != driver:  # it was killed before this process had asked to be told
+        return
     import uvicorn
 
     uvicorn.run("prefect.server.api.server:create_app", factory=True, fd=fd, log_level="error", lifespan="on")
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]))

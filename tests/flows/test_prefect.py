@@ -7,33 +7,31 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from mini import ROOT
+from own_prefect import own_prefect
 
 from stepvideo import storage
 from stepvideo.artifact import is_running
 from tasks.environment import set_defaults
 from tasks.gates import Finding, GateReport
-from tasks.prefect_server import temporary_server
 
 SLOW = "stages.fit.step_s=0.1"
 ON = ["tracking=local", "cluster=local"]
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One server for the whole test, as `make ui` runs one; drivers use it through PREFECT_API_URL, and this process
-    whatever it asked of Prefect before."""
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "work" / ".prefect"))
-    with temporary_server(tmp_path / "server.log") as wait_until_up:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
-            wait_until_up()
-            yield
+def server(tmp_path: Path, new_prefect: Path) -> Iterator[None]:
+    """One server for the whole test, as `make ui` runs one; drivers use it through PREFECT_API_URL."""
+    with own_prefect(tmp_path / "work" / ".prefect", new_prefect):
+        yield
 
 
 def tasks_of(run) -> dict[str, str]:
@@ -76,8 +74,8 @@ def test_states_and_artifacts_tell_what_happened(mini, server, new_mlflow, monke
     import toy_gated
 
     shutil.copy(new_mlflow, mini.folder / "work")
-    mini.finish(mini.process(*ON))
-    rows = mini.finish(mini.process(*ON, "stages.score.offset=1"))
+    mini.run(*ON)
+    rows = mini.run(*ON, "stages.score.offset=1")
     first, second = flow_runs()
     assert (first.state.name, second.state.name) == ("Completed", "Completed")
     assert tasks_of(first) == dict.fromkeys(("noise", "fit", "score"), "Completed")
@@ -116,7 +114,7 @@ def test_states_and_artifacts_tell_what_happened(mini, server, new_mlflow, monke
     assert "nothing was left open" in mini.cli("status", "--reap", "--store", str(mini.store.root))[1]
 
     monkeypatch.setenv("STEPVIDEO_KINDS", toy_gated.KINDS)
-    mini.finish(mini.process(*ON, "graph=toy_gated", "gate=false", "tracking.mlflow=false"))
+    mini.run(*ON, "graph=toy_gated", "gate=false", "tracking.mlflow=false")
     last = flow_runs()[-1]
     found = {a["key"]: a for a in _artifacts(last)}
     assert "| quarantined: no_video | 1 |" in found["funnel-clips"]["data"]
@@ -134,7 +132,32 @@ def test_a_verdict_names_what_was_found_and_where_the_docs_are() -> None:
     assert said.count("- [clips] frames: 3 of 9 rows; for example c1") == 2
 
 
-def test_the_server_ends_with_a_killed_driver(mini) -> None:
+HOLDS_A_SERVER = """
+import sys, time
+from pathlib import Path
+from tasks.prefect_server import temporary_server
+with temporary_server(Path(sys.argv[1])):
+    print(flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("after_s", [0, 1])
+def test_the_server_ends_with_a_killed_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_s: float) -> None:
+    """Killed before it has asked to be told, or while it imports; while it serves: the test after this."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / ".prefect"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    driver = subprocess.Popen([sys.executable, "-c", HOLDS_A_SERVER, str(tmp_path / "log")], stdout=subprocess.PIPE)
+    assert driver.stdout and driver.stdout.readline()
+    time.sleep(after_s)
+    (server,) = psutil.Process(driver.pid).children()
+    driver.kill()
+    driver.wait()
+    server.wait(10)
+
+
+@pytest.mark.soak
+def test_the_server_ends_with_a_killed_run(mini) -> None:
     driver = mini.process(*ON, SLOW)
     mini.wait_for_step("fit", 2, timeout=120)
     (port,) = _ports_of_children(driver.pid)
@@ -162,8 +185,6 @@ def test_a_cached_run_with_a_server_of_its_own_is_within_the_bar(mini) -> None:
 
 
 def _ports_of_children(pid: int) -> list[int]:
-    import psutil
-
     children = psutil.Process(pid).children(recursive=True)
     return [c.laddr.port for p in children for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
 

@@ -14,6 +14,7 @@ import pytest
 from known_videos import encode, montage, shot
 
 from stepvideo.artifact import Store
+from stepvideo.cli import main
 
 pytestmark = pytest.mark.slow
 QUIET = (
@@ -37,23 +38,18 @@ def folder(tmp_path: Path) -> Path:
     return media
 
 
-def start(folder: Path, store: Path, *more: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "stepvideo.cli",
-        "curate",
-        str(folder),
-        "--out",
-        str(store),
-        *QUIET,
-        FILTERS,
-        *more,
-    ]
+def arguments(folder: Path, store: Path) -> list[str]:
+    return ["curate", str(folder), "--out", str(store), *QUIET, FILTERS]
+
+
+def start(folder: Path, store: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "stepvideo.cli", *arguments(folder, store)]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_a_plain_folder_interrupted_and_repeated(folder: Path, tmp_path: Path) -> None:
+def test_a_plain_folder_interrupted_and_repeated(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store(tmp_path / "store, =ü")
     first = start(folder, store.root)
     while not list(store.root.glob("curate/*/manifest.json")):
@@ -75,5 +71,5 @@ def test_a_plain_folder_interrupted_and_repeated(folder: Path, tmp_path: Path) -
     for table in ("camera", "copies", "light", "still", "watermark"):
         assert sorted(pq.read_table(tags / f"tables/{table}.parquet")["clip_id"].to_pylist()) == sorted(ids)
     assert len(pq.read_table(store.resolve("subsets").out / "s1.parquet")) == 5
-    again, _ = start(folder, store.root, "--json").communicate(timeout=120)
-    assert all(row["cached"] for row in json.loads(again))
+    assert main([*arguments(folder, store.root), "--json"]) == 0
+    assert all(row["cached"] for row in json.loads(capsys.readouterr().out))

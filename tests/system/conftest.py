@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fixtures import mini  # noqa: F401
+from fixtures import mini, new_prefect  # noqa: F401
 from slurm_stages import clients, slurm, stage  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]

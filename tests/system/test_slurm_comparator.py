@@ -5,20 +5,20 @@
 from __future__ import annotations
 
 import contextvars
-import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mini import Mini
+from own_prefect import own_prefect
 from slurm_cluster import missing
 from slurm_stages import wait_for
 
 from stepvideo.artifact import is_running
 from stepvideo.storage import read_json
-from tasks.prefect_server import temporary_server
 from tasks.slurm_queue import RECORD
 
 pytestmark = [
@@ -31,17 +31,10 @@ ON += ["cluster.slurm.warn_s=50", "cluster.grace_s=5", "stages.fit.step_s=0.2", 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """For flows in processes and in threads of this one, whatever this process asked of Prefect before."""
-    home = tmp_path_factory.mktemp("prefect")
-    os.environ["PREFECT_HOME"] = str(home / ".prefect")
-    with temporary_server(home / "server.log") as wait_until_up:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
-            wait_until_up()
-            yield
-    del os.environ["PREFECT_HOME"]
+def server(tmp_path_factory: pytest.TempPathFactory, new_prefect: Path) -> Iterator[None]:
+    """For flows in processes and in threads of this one."""
+    with own_prefect(tmp_path_factory.mktemp("prefect") / ".prefect", new_prefect):
+        yield
 
 
 class Flow(threading.Thread):
@@ -131,10 +124,10 @@ def test_a_dead_node_and_a_killed_driver_end_in_completed_flows(slurm, server, m
     before = set(slurm.queue())
     elsewhere = "cluster.slurm.partition=inference"
     driven = Mini(tmp_path / "driven")
-    first = driven.process(*ON, elsewhere)
     place = "cluster.slurm.stages={fit: {extra: {nodelist: training1}}}"
     orphaned = Flow(mini, place, "cluster.slurm.setup=[echo the site has set this up]")
     orphaned.until("fit", 4)
+    first = driven.process(*ON, elsewhere)  # now, as its job must not end before its driver is killed
     slurm.kill("training1")
     directory = driven.wait_for_step("fit", 2, timeout=300)
     first.kill()

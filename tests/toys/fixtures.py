@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +44,19 @@ def new_mlflow(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
         path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
         MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
         storage.write_atomic(kept, path.read_bytes())
+    return kept
+
+
+@pytest.fixture(scope="session")
+def new_prefect(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The same of Prefect: a database as its server makes it at its first start."""
+    version = importlib.metadata.version("prefect")
+    kept = Path(request.config.cache.mkdir(f"prefect-{version}")) / "prefect.db"  # type: ignore[union-attr]
+    if not kept.exists():
+        home = tmp_path_factory.mktemp("prefect")
+        command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+        subprocess.run(command, env=os.environ | {"PREFECT_HOME": str(home)}, check=True, capture_output=True)
+        storage.write_atomic(kept, (home / "prefect.db").read_bytes())
     return kept
 
 

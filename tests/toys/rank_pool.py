@@ -23,6 +23,7 @@ from typing import Any
 
 TIMEOUT_S = 180  # beside other work
 IMPORTED = (
+    "omegaconf",
     "torch._dynamo",
     "torch.distributed.checkpoint.state_dict",
     "torch.distributed.fsdp",
@@ -135,6 +136,7 @@ def _listen(address: str, listening: Connection) -> None:
         torch.set_num_threads(1)
         for name in IMPORTED:
             importlib.import_module(name)
+        _read_sources()
         serving: set[int] = set()
         first_by = time.monotonic() + TIMEOUT_S
         waiting: Any = listener._listener._socket  # type: ignore[attr-defined]
@@ -151,6 +153,14 @@ def _listen(address: str, listening: Connection) -> None:
             serving -= {pid for pid in serving if os.waitpid(pid, os.WNOHANG)[0]}
             if not serving and time.monotonic() > first_by:
                 return
+
+
+def _read_sources() -> None:
+    """Every job takes the fingerprint of its code; what is read stays."""
+    from stepvideo.fingerprint import fingerprint
+    from stepvideo.stage import KINDS
+
+    fingerprint(*(kind.run.partition(":")[0] for kind in KINDS.values()))
 
 
 def _serve(calls: Connection) -> None:

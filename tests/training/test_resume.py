@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from killed_stages import STAGES, Command, Forks, finished, killed, make_inputs, prepare, reshard
+from killed_stages import STAGES, finished, killed, make_inputs, prepare, reshard
 
 from stepvideo.training.snapshots import Snapshots
 
@@ -21,11 +21,10 @@ HERE = {"sft"}
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in HERE else [pytest.mark.soak]) for n in STAGES])
 def test_a_killed_stage_ends_as_an_undisturbed_one(inputs, tmp_path, name):
-    """SFT by the command that anyone can give, the others in forks, which need not import torch anew."""
+    """In forks, which need not import torch anew; soak gives the command that people give."""
     whole = finished(prepare(name, inputs, tmp_path / "whole"))
     assert any(path.endswith(".safetensors") for path in whole)
-    run = Command if name == "sft" else Forks
-    assert killed(prepare(name, inputs, tmp_path / "killed"), kills=1, seed=0, run=run) == whole
+    assert killed(prepare(name, inputs, tmp_path / "killed"), kills=1, seed=0) == whole
 
 
 def test_killed_on_two_ranks_and_continued_on_one(inputs, tmp_path):

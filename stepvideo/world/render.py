@@ -115,7 +115,7 @@ def _place(a: Attrs, rng: np.random.Generator, cfg: RenderConfig) -> tuple[list[
     free = box[across] - 2 * MARGIN - 2 * half[across] * a.count - GAP * (a.count - 1)
     cuts = np.sort(rng.uniform(0, free, a.count))
     lanes = MARGIN + half[across] + cuts + np.arange(a.count) * (2 * half[across] + GAP)
-    slack = room - travel
+    slack = max(0.0, room - travel)  # a long clip's way is all the room, but for what rounding leaves
     first = rng.uniform(0, slack)
     starts = np.clip(first + rng.uniform(-0.08, 0.08, a.count), 0, slack) + MARGIN + half[along]
 

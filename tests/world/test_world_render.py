@@ -89,6 +89,15 @@ def test_long_clips_slow_down_rather_than_leave_the_frame():
         assert path.min() > 0 and path.max() < 1
 
 
+@pytest.mark.parametrize("frames", [33, 48, 200])
+def test_a_way_that_takes_all_the_room_is_no_error(frames):
+    cfg = RenderConfig(size=64, frames=frames)
+    for seed in range(40):
+        a = TRAIN[seed * 7 % len(TRAIN)]
+        path = plan(a, seed, cfg).bodies[0].path_t2
+        assert path.min() > 0 and path.max() < 1
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("size", 47), ("size", 16), ("frames", 0), ("backgrounds", ["sea"]), ("speed_min", 0.9), ("still_fraction", 2.0)],

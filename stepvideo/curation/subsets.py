@@ -152,7 +152,7 @@ def _candidates(
     if not said:
         raise StepVideoError(
             f"subsets: none of {len(clips)} clips has captions from {' or '.join(config.caption_sources)}; "
-            "add sidecars.jsonl to the raw folder, or rule or none to caption_sources; `stepvideo funnel --uncaptioned` "
+            "add sidecars.jsonl to the raw folder, or rule or none to caption_sources; stepvideo funnel --uncaptioned "
             "counts them all"
         )
     if not long:

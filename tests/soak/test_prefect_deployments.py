@@ -213,7 +213,7 @@ def test_who_is_to_know_is_told_and_samples_are_seen(stack: PrefectStack, receiv
     assert stack.stepvideo("run", *args, "stages.fit.fail_at=3")[0] == 1
     got = wait_for(lambda: [g for g in receiver.got if g[1]["kind"] == "failed"])
     assert got[0][0]["Authorization"] == "Bearer s3cret-word"
-    assert got[0][1]["text"].startswith("a run failed: bare fit.fail_at=3") and got[0][1]["flow_run"]
+    assert got[0][1]["text"].startswith("a run failed: bare on debug fit.fail_at=3") and got[0][1]["flow_run"]
 
     store = stack.folder / "told" / "store"
     asking = subprocess.Popen([sys.executable, "-c", TOLD, str(store)], env=stack.environment, cwd=ROOT)

@@ -124,15 +124,14 @@ def test_a_server_that_is_killed_at_any_change(made: Made, server: MLflow, monke
     assert made.registry.aliases()["champion"] == second and len(promotion.history(made.store)) == 1
 
 
-@pytest.mark.parametrize("k", [1, 4, 6, 8, 10])
+@pytest.mark.parametrize("k", [1, 2, 4, 6, 8])
 def test_a_promoter_that_is_killed(made: Made, k: int) -> None:
     (first, second), _ = numbers(made), judged(made)
     path = os.pathsep.join([str(ROOT / "tests" / "toys"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    for change in (k, 99):
+    for change, code in ((k, -signal.SIGKILL), (99, 0)):
         argv = [sys.executable, "-m", "killed_promotion", str(made.store.root), "promote", str(second), str(change)]
         done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        assert done.returncode == code, done.stderr
         assert made.registry.aliases()["champion"] in (first, second)
-        print(f"killed before change {change}: {done.returncode}")
     assert made.registry.aliases()["champion"] == second
     assert [r["state"] for r in promotion.history(made.store)] == ["done"]

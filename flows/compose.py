@@ -6,6 +6,7 @@ dataclasses of the driver and of every stage of the graph, so that a wrong key o
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flows.config import CascadeConfig
-from stepvideo.config import Runtime, load
+from stepvideo.config import Runtime, load, structure
 from stepvideo.errors import ConfigError
 from stepvideo.stage import kind, resolve
 from stepvideo.storage import is_remote
@@ -72,7 +73,7 @@ def graph_module(name: str) -> Any:
 def _compose(overrides: list[str], folder: Path) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
+    from hydra.core.config_store import ConfigNode, ConfigStore
     from hydra.errors import HydraException
 
     OmegaConf.register_new_resolver("root", lambda path: str(ROOT / path), replace=True)
@@ -80,7 +81,11 @@ def _compose(overrides: list[str], folder: Path) -> dict[str, Any]:
     table = graph_module(graph)
     versioned = OmegaConf.to_yaml(table.defaults(data_folder(overrides))) if hasattr(table, "defaults") else ""
     schema = _schema(graph, tuple((name, kind(k).config) for name, k in table.STAGES.items()), versioned)
-    ConfigStore.instance().store(name="schema", node=schema)
+    store = ConfigStore.instance()
+    store.repo["schema.yaml"] = ConfigNode(
+        "schema.yaml", schema, None, None, None
+    )  # `load` copies it, as `store` would
+    store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]  # Hydra copies all that it has for no use
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
             cfg = hydra_compose("config", overrides=overrides)
@@ -113,7 +118,7 @@ def _schema(graph: str, stages: tuple[tuple[str, str], ...], versioned: str) -> 
         stages: (name, "module:class" of its config).
         versioned: settings of stages that are versioned with the data, a graph's `defaults(data folder)`, as YAML.
     """
-    schema = OmegaConf.structured(CascadeConfig)
+    schema = copy.deepcopy(structure(CascadeConfig))
     schema.graph = graph
     given = cast("DictConfig", OmegaConf.create(versioned or "{}"))
     for name, config in stages:
@@ -131,7 +136,7 @@ def _schema(graph: str, stages: tuple[tuple[str, str], ...], versioned: str) -> 
 @functools.cache
 def _stage(config: type) -> DictConfig:
     """The schema of one kind of stage, not to be changed."""
-    stage = OmegaConf.structured(config)
+    stage = copy.deepcopy(structure(config))
     stage.seed = "${seed}"
     for f in fields(Runtime):
         stage.runtime[f.name] = f"${{runtime.{f.name}}}"

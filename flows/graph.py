@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flows.compose import graph_module, near
-from stepvideo.config import dump, load
+from stepvideo.config import load, plain
 from stepvideo.errors import ConfigError
 from stepvideo.stage import kind, resolve
 
@@ -84,7 +84,7 @@ def _node(row: Row, stages: Mapping[str, Any], only: Mapping[str, Any], names: l
 @functools.lru_cache(1000)
 def _whole(config: type, data: str, where: str) -> str:
     """The checked config of a node, as JSON: a graph is built several times a command, and OmegaConf takes its time."""
-    return json.dumps(dump(load(config, json.loads(data), where)))
+    return json.dumps(plain(load(config, json.loads(data), where)))
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,18 @@ stage's key, except those under `runtime`, which say how it is run.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepvideo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 T = TypeVar("T")
 
@@ -51,7 +56,7 @@ def load(cls: type[T], data: Mapping[str, Any] | None, where: str = "") -> T:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(dict(data or {})))
+        merged = OmegaConf.merge(structure(cls), OmegaConf.create(dict(data or {})))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or getattr(e, "key", "")
@@ -59,6 +64,14 @@ def load(cls: type[T], data: Mapping[str, Any] | None, where: str = "") -> T:
         raise ConfigError(f"config {path or cls.__name__}: {str(e).splitlines()[0]}{_hint(cls, str(key))}") from e
     except (ValueError, TypeError) as e:
         raise ConfigError(f"config {where or cls.__name__}: {e}") from e
+
+
+@functools.cache
+def structure(cls: type) -> DictConfig:
+    """The defaults and types of a dataclass, not to be changed: to make them takes longer than all else in `load`."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(cls)
 
 
 def _hint(cls: type, key: str) -> str:
@@ -83,6 +96,17 @@ def dump(obj: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(OmegaConf.structured(obj), resolve=True, enum_to_str=True)  # type: ignore[return-value]
+
+
+def plain(obj: Any) -> Any:
+    """As `dump`, without its checks: of a config that `load` made."""
+    if is_dataclass(obj):
+        return {f.name: plain(getattr(obj, f.name)) for f in fields(obj)}
+    if isinstance(obj, Mapping):
+        return {key: plain(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [plain(value) for value in obj]
+    return obj.name if isinstance(obj, Enum) else obj
 
 
 def result_part(config: Mapping[str, Any]) -> dict[str, Any]:

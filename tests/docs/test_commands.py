@@ -122,7 +122,7 @@ def settings_of(line: Line) -> tuple[str, list[str]] | None:
 
 def test_every_setting_is_composed() -> None:
     """All of one scale at once, which is quick; where that fails, each by itself, which names the line."""
-    groups: dict[tuple[str, str], list[tuple[Line, list[str]]]] = {}
+    groups: dict[tuple[str, str], dict[tuple[str, ...], list[Line]]] = {}
     lines = stepvideo_lines()
     lines += [x for p in pages() for x in inline(p) if re.match(r"stepvideo (plan|run|align|curate) ", x.text)]
     for line in lines:
@@ -135,19 +135,19 @@ def test_every_setting_is_composed() -> None:
         rest = [filled(s) for s in settings if s.partition("=")[0] not in (*GROUPS, "profile", "graph")]
         rest = [s for s in rest if "NAME" not in s.partition("=")[0]]
         if rest:
-            groups.setdefault((graph, scale), []).append((line, rest))
-    assert sum(len(g) for g in groups.values()) > 20
+            groups.setdefault((graph, scale), {}).setdefault(tuple(rest), []).append(line)
+    assert sum(len(same) for g in groups.values() for same in g.values()) > 20
     wrong = []
     for (graph, scale), given in groups.items():
         base = [f"graph={graph}", f"profile={scale}"]
         try:
-            compose(base + [s for _, settings in given for s in settings])
+            compose(base + [s for settings in given for s in settings])
         except ConfigError:
-            for line, settings in given:
+            for settings, same in given.items():
                 try:
-                    compose(base + settings)
+                    compose([*base, *settings])
                 except ConfigError as e:
-                    wrong += [] if said_there(line, e) else [f"{line.where}\n    {e}"]
+                    wrong += [f"{line.where}\n    {e}" for line in same if not said_there(line, e)]
     assert not wrong, "\n".join(wrong)
 
 

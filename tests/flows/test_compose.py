@@ -66,7 +66,7 @@ def test_eight_threads_composing_at_once_agree() -> None:
         return compose([*BASE, f"stages.fit.lr={i + 1}"])["stages"]["fit"]["lr"]
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(one, range(24))) == [i + 1.0 for i in range(24)]
+        assert list(pool.map(one, range(16))) == [i + 1.0 for i in range(16)]
 
 
 def _known(group: str) -> list[str]:
@@ -75,7 +75,8 @@ def _known(group: str) -> list[str]:
 
 # Profiles and clusters have no keys in common: each of one with one of the other.
 @pytest.mark.parametrize(
-    ("profile", "cluster"), [*((p, "slurm") for p in _known("profile")), *(("smoke", c) for c in _known("cluster"))]
+    ("profile", "cluster"),
+    [*((p, "slurm") for p in _known("profile")), *(("smoke", c) for c in _known("cluster") if c != "slurm")],
 )
 def test_every_profile_and_cluster_composes(profile: str, cluster: str) -> None:
     cfg = compose([f"profile={profile}", f"cluster={cluster}", "tracking=local"])

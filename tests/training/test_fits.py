@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-from functools import cache
+import operator
+from functools import cache, reduce
 
 import pytest
-from omegaconf import OmegaConf
+import yaml
 
 from flows.compose import compose
 from flows.graph import build
@@ -34,9 +36,11 @@ def stages(overrides: list[str]) -> list:
 @cache
 def changed(overrides: tuple[str, ...]) -> list:
     (name,) = (o.removeprefix("profile=") for o in overrides if o.startswith("profile="))
-    cfg = OmegaConf.create(profile(name))
-    changes = OmegaConf.from_dotlist([o for o in overrides if not o.startswith("profile=")])
-    return build(OmegaConf.to_container(OmegaConf.merge(cfg, changes)))  # type: ignore[arg-type]
+    cfg = copy.deepcopy(profile(name))
+    for path, _, value in (o.partition("=") for o in overrides if not o.startswith("profile=")):
+        *parents, last = path.split(".")
+        reduce(operator.getitem, parents, cfg)[last] = yaml.safe_load(value)
+    return build(cfg)
 
 
 def run(*words: str) -> int:

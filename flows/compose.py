@@ -10,6 +10,7 @@ import copy
 import difflib
 import functools
 import importlib
+import pickle
 import re
 import threading
 from dataclasses import fields
@@ -80,11 +81,9 @@ def _compose(overrides: list[str], folder: Path) -> dict[str, Any]:
     graph = chosen(overrides, "graph", CascadeConfig.graph)
     table = graph_module(graph)
     versioned = OmegaConf.to_yaml(table.defaults(data_folder(overrides))) if hasattr(table, "defaults") else ""
-    schema = _schema(graph, tuple((name, kind(k).config) for name, k in table.STAGES.items()), versioned)
+    schema, pickled = _schema(graph, tuple((name, kind(k).config) for name, k in table.STAGES.items()), versioned)
     store = ConfigStore.instance()
-    store.repo["schema.yaml"] = ConfigNode(
-        "schema.yaml", schema, None, None, None
-    )  # `load` copies it, as `store` would
+    store.repo["schema.yaml"] = ConfigNode("schema.yaml", _Pickled(pickled), None, None, None)
     store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]  # Hydra copies all that it has for no use
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
@@ -110,7 +109,7 @@ def data_folder(overrides: list[str]) -> Path:
 
 
 @functools.lru_cache(maxsize=8)
-def _schema(graph: str, stages: tuple[tuple[str, str], ...], versioned: str) -> DictConfig:
+def _schema(graph: str, stages: tuple[tuple[str, str], ...], versioned: str) -> tuple[DictConfig, bytes]:
     """The driver's config with every stage's config below it, not to be changed; their seeds and runtimes follow the
     top-level ones.
 
@@ -130,7 +129,17 @@ def _schema(graph: str, stages: tuple[tuple[str, str], ...], versioned: str) -> 
         slurm.extra,
     ):  # checked by flows.graph.build, tasks.slurm_config and sbatch
         OmegaConf.set_struct(names, False)
-    return schema
+    return schema, pickle.dumps(schema)
+
+
+class _Pickled:
+    """A config in Hydra's store, which gives out deep copies: they take three times as long as to unpickle it."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self.pickled = pickled
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return pickle.loads(self.pickled)
 
 
 @functools.cache

@@ -11,8 +11,9 @@ import functools
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "stepvideo"
 # The driver's side of the contract moves and records results and cannot change them; the values that stage configs hold
@@ -85,29 +86,39 @@ def _source(name: str) -> Path | None:
 
 
 def _imports(name: str) -> tuple[str, ...]:
-    return _read(name)[0]
+    return _parsed(name)[0]
 
 
 def _normalised(name: str) -> str:
-    return _read(name)[1]
+    return _parsed(name)[1]
 
 
 @functools.cache
-def _read(name: str) -> tuple[tuple[str, ...], str]:
-    """What a module imports, and its syntax tree without docstrings. The tree takes ten times the memory."""
+def _parsed(name: str) -> tuple[tuple[str, ...], str]:
+    """(modules that it imports, its source without comments and docstrings). The tree is not kept: to go through the
+    trees of all modules again and again takes the garbage collector longer than to make them."""
     source = _source(name)
     assert source is not None
-    tree, found = ast.parse(source.read_text(encoding="utf-8")), []
+    tree = ast.parse(source.read_text(encoding="utf-8"))
     package = name if source.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body[0] = ast.Pass()
-        elif isinstance(node, ast.Import):
+    found: list[str] = []
+    for node in [tree, *_statements(tree)]:
+        if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 base = importlib.util.resolve_name("." * node.level + base, package)
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body[0] = ast.Pass()
     return tuple(found), ast.dump(tree)
+
+
+def _statements(node: Any) -> Iterator[ast.AST]:
+    """All within it, at any depth, and what holds them; expressions hold none."""
+    for block in ("body", "handlers", "cases", "orelse", "finalbody"):
+        for child in getattr(node, block, ()):
+            yield child
+            yield from _statements(child)

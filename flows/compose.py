@@ -121,7 +121,8 @@ def _schema(graph: str, stages: tuple[tuple[str, str], ...], versioned: str) -> 
     schema.graph = graph
     given = cast("DictConfig", OmegaConf.create(versioned or "{}"))
     for name, config in stages:
-        schema.stages[name] = OmegaConf.merge(_stage(resolve(config)), given.get(name, {}))
+        stage = _stage(resolve(config))
+        schema.stages[name] = OmegaConf.merge(stage, given[name]) if name in given else stage
     slurm = schema.cluster.slurm
     for names in (
         schema.only,

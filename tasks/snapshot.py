@@ -16,18 +16,19 @@ ENV_ROOT = "STEPVIDEO_ROOT"  # the checkout, for what is not code: shipped weigh
 def snapshot(store: Path) -> Path:
     """Copy the package to `<store>/_code/<digest>/` unless it is there; returns that folder, to put on PYTHONPATH."""
     package = Path(stepvideo.__file__).resolve().parent
-    files = sorted(p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    files = {p.relative_to(package): p for p in package.rglob("*") if "__pycache__" not in p.parts and p.is_file()}
+    texts = {name: files[name].read_bytes() for name in sorted(files)}
     digest = hashlib.sha256()
-    for p in files:
-        digest.update(f"{p.relative_to(package)}\0".encode() + p.read_bytes() + b"\0")
+    for name, text in texts.items():
+        digest.update(f"{name}\0".encode() + text + b"\0")
     target = store / "_code" / digest.hexdigest()[:16]
     if target.exists():
         return target
     tmp = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    for p in files:
-        copy = tmp / package.name / p.relative_to(package)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(p, copy)
+    for folder in {name.parent for name in texts}:
+        (tmp / package.name / folder).mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (tmp / package.name / name).write_bytes(text)
     try:
         os.replace(tmp, target)
     except OSError:  # another driver made it meanwhile

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statsmodels.stats.inter_rater import fleiss_kappa
 
 from stepvideo.evaluation.agreement import fleiss, krippendorff, left_share, raw_agreement, value_counts
 from stepvideo.evaluation.votes import Vote
@@ -65,6 +64,8 @@ def test_alpha_equals_the_reference_library(table, level):
 @settings(max_examples=60, deadline=None)
 @given(tables())
 def test_kappa_equals_the_reference_library(table):
+    from statsmodels.stats.inter_rater import fleiss_kappa  # takes a second, which each test process would pay above
+
     whole = np.nan_to_num(table, nan=float(np.nanmax(table)) if np.isfinite(table).any() else 0.0)
     _, _, counts = _counts(whole)
     found = fleiss(counts)

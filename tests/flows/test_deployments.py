@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,7 +142,7 @@ def test_a_command_without_a_server_says_so(capsys, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PREFECT_API_URL", "http://me:password@127.0.0.1:9/api")
 
 
-def test_a_preview_shows_samples_side_by_side_and_stays_small(tmp_path: Path) -> None:
+def test_a_preview_shows_samples_side_by_side_and_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stepvideo.data.video_io import write_image, write_video
 
     made: Any = SimpleNamespace(out=tmp_path)
@@ -158,12 +159,17 @@ def test_a_preview_shows_samples_side_by_side_and_stays_small(tmp_path: Path) ->
     path.write_bytes(gif)
     with Image.open(path) as image:
         assert image.size == (2 * 128 + 4, 128) and getattr(image, "n_frames", 0) >= 1
-    noise = np.random.default_rng(0).integers(0, 255, (60, 160, 160, 3), np.uint8)
-    for name in "abcd":
+    noise = np.random.default_rng(0).integers(0, 255, (16, 160, 160, 3), np.uint8)
+    for name in "abc":
         write_image(tmp_path / "noise" / "videos" / f"{name}.png", noise[0])
         write_video(tmp_path / "noise" / "videos" / f"{name}.mp4", noise, 8)
-    big = preview(SimpleNamespace(out=tmp_path / "noise"))  # type: ignore[arg-type]
-    assert big is None or len(big.gif) <= BYTES
+    noisy: Any = SimpleNamespace(out=tmp_path / "noise")
+    big = preview(noisy)
+    assert big and len(big.names) == 4 and len(big.gif) <= BYTES
+    with Image.open(io.BytesIO(big.gif)) as image:
+        assert image.height == 32  # every fifth of 160 pixels: with every second it is too large
+    monkeypatch.setattr("tasks.preview.BYTES", 1000)
+    assert preview(noisy) is None
 
 
 def test_progress_tells_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ SMALL: dict[str, Any] = {
     "precision": "fp32",
     "runtime": {"device": "cpu"},
 }
+FEW: dict[str, Any] = {"n_train": 1, "n_heldout": 1, "save_videos": 0, "extra_runs": []}  # where they do not matter
 
 
 class Recorder:
@@ -145,7 +146,7 @@ def test_the_same_bytes_again_and_after_a_stop_half_way(done, tiny_models, tmp_p
 
 
 def test_a_missing_sample_fails_the_stage(done, tiny_models, tmp_path):
-    ctx = context(tiny_models, tmp_path / "a")
+    ctx = context(tiny_models, tmp_path / "a", extra_runs=[], save_videos=0)
     run(ctx)
     batch = ctx.work / "runs" / "main" / "batch-000004.jsonl"
     batch.write_text("".join(batch.read_text().splitlines(keepends=True)[:-1]))
@@ -201,12 +202,12 @@ def test_the_gate_of_another_evaluation_is_used_if_it_fits(done, tiny_models, tm
     ctx, _ = done
     calls = []
     monkeypatch.setattr(gates, "run_gate", lambda *a, **k: calls.append(1) or pytest.fail("the gate was run again"))
-    other = context(tiny_models, tmp_path / "fits")
+    other = context(tiny_models, tmp_path / "fits", **FEW)
     other.inputs["gate"] = ctx.out
     run(other)
     assert (other.out / "gate.json").read_bytes() == (ctx.out / "gate.json").read_bytes()
     monkeypatch.undo()
-    changed = context(tiny_models, tmp_path / "changed", gate={"clips": 7, "reconstructions": 2})
+    changed = context(tiny_models, tmp_path / "changed", **FEW, gate={"clips": 7, "reconstructions": 2})
     changed.inputs["gate"] = ctx.out
     run(changed)
     assert storage.read_json(changed.out / "gate.json")["gate"]["ground_truth"]["colour"]["n"] == 7

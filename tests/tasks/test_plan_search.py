@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,11 +100,12 @@ def test_methods_that_are_none_are_refused(wrong):
         Method(**wrong)
 
 
-def test_several_objectives_have_a_front_plots_and_one_mlflow_run(tmp_path):
+def test_several_objectives_have_a_front_plots_and_one_mlflow_run(tmp_path, new_mlflow):
     from mlflow import MlflowClient
 
     from tasks.tracking import Server
 
+    shutil.copyfile(new_mlflow, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     problem, method = plan_problems.stream(), Method(start=8, objectives=("mfu", "headroom", "parts"))
     search = OptunaSearch(problem, method, 0, tmp_path / "s.journal")

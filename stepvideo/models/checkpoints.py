@@ -41,7 +41,16 @@ from stepvideo.models.config_files import (
 )
 from stepvideo.models.dit import DiT
 from stepvideo.models.tensor_files import DTYPES, Entry
-from stepvideo.models.weights import SHARD_BYTES, Value, fill, listing, require_fit, same, save_tensors
+from stepvideo.models.weights import (
+    SHARD_BYTES,
+    Value,
+    fill,
+    listing,
+    require_fit,
+    same,
+    save_tensors,
+    without_memory,
+)
 
 if TYPE_CHECKING:
     from stepvideo.models.clip import CLIPImageEncoder, CLIPTextEncoder
@@ -96,7 +105,7 @@ class Network:
             ArtifactError: no network has this config.
         """
         try:
-            with torch.device("meta"):
+            with without_memory():
                 return self.build(cfg)
         except (TypeError, ValueError, RuntimeError) as e:
             raise ArtifactError(f"{self.folder}/config.json: no network can be made of it: {e}") from e

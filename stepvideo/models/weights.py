@@ -12,14 +12,16 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from stepvideo import storage
 from stepvideo.errors import ArtifactError
@@ -35,6 +37,22 @@ Value = Callable[[str, Tensor], Tensor]  # a tensor's name and the tensor → wh
 
 def same(_name: str, tensor: Tensor) -> Tensor:
     return tensor
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights are left as they were made. Drawn on the meta device, they would be no other, but normal ones would have
+    torch import its compiler, which takes longer than torch itself."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks built within are on the meta device."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def save_tensors(

@@ -23,7 +23,6 @@ from stepvideo.parallel import vae as by_chunk
 from stepvideo.parallel.batch import split_batch
 from stepvideo.parallel.config import ParallelConfig
 from stepvideo.parallel.mesh import TIMEOUT_S, connect
-from stepvideo.parallel.tensor import shard_loader, split_heads
 from stepvideo.parallel.ulysses import split_tokens
 
 T = TypeVar("T")
@@ -83,6 +82,8 @@ class ParallelContext:
             ValueError: a form of the DiT that a degree does not divide.
         """
         if self.config.tensor > 1:
+            from stepvideo.parallel.tensor import split_heads  # DTensor's import takes a second
+
             split_heads(dit, self.mesh["tensor"])
         if self.config.ulysses > 1:
             split_tokens(dit, self.mesh.get_group("ulysses"))
@@ -99,7 +100,13 @@ class ParallelContext:
         cfg = network.config(root)
         found, _ = network.held(root, cfg)
         dit = self.divide(cast(DiT, network.on_meta(cfg)))
-        fill(dit, found, Path(root) / network.folder, dtype=dtype, place=shard_loader(dit, device))
+        folder = Path(root) / network.folder
+        if self.config.tensor > 1:
+            from stepvideo.parallel.tensor import shard_loader
+
+            fill(dit, found, folder, dtype=dtype, place=shard_loader(dit, device))
+        else:
+            fill(dit, found, folder, device, dtype)
         return dit.eval()
 
     def velocity(self, dit: DiT) -> VelocityFn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -11,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
-from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from stepvideo.diffusion.pipeline import best_device
 from stepvideo.errors import StepVideoError
@@ -70,7 +70,10 @@ def disconnect() -> None:
     """Leave the other ranks; harmless when there are none."""
     if dist.is_initialized():
         dist.destroy_process_group()
-        _clear_sharding_prop_cache()  # it finds meshes by their shape: the next ones would get this one's groups
+        if "torch.distributed.tensor" in sys.modules:  # whose import takes as long as torch's, for who divides nothing
+            from torch.distributed.tensor.debug import _clear_sharding_prop_cache
+
+            _clear_sharding_prop_cache()  # it finds meshes by their shape: the next ones would get this one's groups
 
 
 def _check_ranks(config: ParallelConfig) -> None:

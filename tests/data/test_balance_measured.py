@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,13 +13,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def measured(arguments: list[str]) -> tuple[int, str]:
+    """What `benchmarks/balance.py` ends with and prints, as a rank of it."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import balance
+
+    sys.argv[1:] = arguments
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        return balance.main(), said.getvalue()
+
+
 @pytest.fixture(scope="module")
-def result() -> dict:
-    command = [sys.executable, "benchmarks/balance.py", "--json", "--steps", "6", "--repeats", "1"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+def result(ranks) -> dict:
+    (code, said), _ = ranks(2, measured, ["--json", "--steps", "6", "--repeats", "1"])
+    assert code == 0
+    return json.loads(said)
 
 
 def test_measured_utilisation_is_the_computed_one(result):

@@ -163,18 +163,19 @@ def test_workers_do_not_run_what_their_parent_does_at_its_exit(mixed, monkeypatc
     assert worker.exitcode == 0
 
 
-def test_sources_travel_to_fresh_processes(mixed, tmp_path):
+def read_elsewhere(file: Path) -> list[float]:
+    data = pickle.loads(file.read_bytes())
+    return [float(b["x1"].sum() + b["x0"].sum()) for b in data.micro_batches(5, 0, 2, 2)]
+
+
+def test_sources_travel_to_fresh_processes(ranks, mixed, tmp_path):
     """What a forkserver does once CUDA is in use: no memory is shared."""
     data = source(mixed)
     raw = pickle.dumps(data)
     assert len(raw) < 60_000
     (tmp_path / "source").write_bytes(raw)
-    code = (
-        "import pickle, sys, json; s = pickle.load(open(sys.argv[1], 'rb'));"
-        "print(json.dumps([float(b['x1'].sum() + b['x0'].sum()) for b in s.micro_batches(5, 0, 2, 2)]))"
-    )
-    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "source")], capture_output=True, text=True)
-    assert json.loads(out.stdout) == [float(b["x1"].sum() + b["x0"].sum()) for b in data.micro_batches(5, 0, 2, 2)]
+    here = [float(b["x1"].sum() + b["x0"].sum()) for b in data.micro_batches(5, 0, 2, 2)]
+    assert ranks(1, read_elsewhere, tmp_path / "source") == [here]
 
 
 class Broken:

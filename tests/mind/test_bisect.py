@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stepvideo.mind.bisect import FastEnough, Found, Group, bisect, shared
+
+if TYPE_CHECKING:
+    from rank_pool import RankPool
 
 
 def cluster(n: int) -> list[str]:
@@ -79,32 +79,25 @@ def test_a_switch_is_blamed_when_all_behind_it_fail() -> None:
     assert shared(Found(nodes=cluster(12)[4:8] + ["n000"]), of) == {"leaf1": ["n004", "n005", "n006", "n007"]}
 
 
-REAL = """
-import json, sys, time
-from stepvideo.mind.bisect import bisect
-from stepvideo.mind.stress.group import run_group
+def found_alone() -> tuple[list[str], list[Group], int]:
+    """In a process without threads, as groups are forked from it."""
+    from stepvideo.mind.stress.group import run_group
 
-BAD = 2
-def test(groups):
-    def before(members):
-        def call(rank):
-            if members[rank] == f"n{BAD}":
-                raise OSError("its card is gone")
-        return call
-    return [bool(run_group(len(g), seconds=0.0, timeout_s=20, before=before(g))) for g in groups]
+    def test(groups: Sequence[Group]) -> list[bool]:
+        def before(members: Group) -> Callable[[int], None]:
+            def call(rank: int) -> None:
+                if members[rank] == "n2":
+                    raise OSError("its card is gone")
 
-found = bisect([f"n{i}" for i in range(4)], test)
-print(json.dumps([found.nodes, found.links, found.rounds]))
-"""
+            return call
+
+        return [bool(run_group(len(g), seconds=0.0, timeout_s=20, before=before(g))) for g in groups]
+
+    found = bisect([f"n{i}" for i in range(4)], test)
+    return found.nodes, found.links, found.rounds
 
 
-def test_a_broken_rank_is_found_by_real_groups() -> None:
+def test_a_broken_rank_is_found_by_real_groups(ranks: RankPool) -> None:
     """Four processes that stand for nodes; one cannot exchange anything."""
-    pytest.importorskip("torch")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", REAL],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    nodes, links, rounds = json.loads(done.stdout.splitlines()[-1])
+    ((nodes, links, rounds),) = ranks(1, found_alone)
     assert nodes == ["n2"] and links == [] and rounds <= 5

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stepvideo.errors import ConfigError
 from stepvideo.mind.stress.expectations import Expectation, judge, learn
-from stepvideo.mind.stress.run import PROFILES, Expectations, held, measure, profile
+from stepvideo.mind.stress.group import run_group
+from stepvideo.mind.stress.run import PROFILES, Expectations, Profile, held, measure, profile
+
+if TYPE_CHECKING:
+    from rank_pool import RankPool
 
 ALL = {"gemm_tflops", "gemm_repeats", "memory_gbs", "h2d_gbs", "d2h_gbs", "disk_write_mbs", "disk_read_mbs"}
 
@@ -50,28 +51,19 @@ def test_expectations_are_kept_by_kind_of_machine(tmp_path: Path) -> None:
     assert file.of("H800, short") == found == {"gemm": Expectation(600.0, 0.0, 3)} and file.of("H200, short") == {}
 
 
-MEASURE = """
-import json, sys
-from pathlib import Path
-from stepvideo.mind.stress.group import run_group
-from stepvideo.mind.stress.run import Profile, measure
-
-def before(rank):
+def breaks(rank: int) -> None:
     if rank == 1:
         raise OSError("its card is gone")
 
-broken = run_group(2, seconds=0.0, timeout_s=60, before=before)
-print(json.dumps([broken, measure("cpu", Profile(0.01), Path(sys.argv[1]))]))
-"""
+
+def measured_alone(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """In a process without threads, as groups are forked from it."""
+    broken = run_group(2, seconds=0.0, timeout_s=60, before=breaks)
+    return broken, measure("cpu", Profile(0.01), folder)
 
 
-def test_everything_is_measured_on_a_cpu_and_a_broken_rank_fails_its_group(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    broken, measured = json.loads(done.stdout.splitlines()[-1])
+def test_everything_is_measured_on_a_cpu_and_a_broken_rank_fails_its_group(ranks: RankPool, tmp_path: Path) -> None:
+    ((broken, measured),) = ranks(1, measured_alone, tmp_path)
     assert broken == {} and not list(tmp_path.iterdir())
     assert set(measured) == ALL | {"tp_gbs", "ep_gbs", "pp_gbs", "dp_gbs"}
     assert measured["gemm_repeats"] == 1.0 and all(v > 0 for v in measured.values())

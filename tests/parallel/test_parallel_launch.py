@@ -15,7 +15,7 @@ MEET = """
 import os, signal, torch, torch.distributed as dist
 from stepvideo.parallel.config import ParallelConfig
 from stepvideo.parallel.mesh import connect
-mesh = connect(ParallelConfig(ulysses=3), "cpu", 60)
+mesh = connect(ParallelConfig(ulysses=2), "cpu", 60)
 dist.barrier()
 if dist.get_rank() == 1:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -49,7 +49,7 @@ def test_a_failing_rank_ends_the_others() -> None:
 
 def test_a_dying_rank_is_named_and_nobody_waits_for_it() -> None:
     start = time.monotonic()
-    done = launched(3, "-c", MEET)
+    done = launched(2, "-c", MEET)
     assert done.returncode == 1 and "rank 1 was ended by signal 9" in done.stderr
     assert time.monotonic() - start < 50
 

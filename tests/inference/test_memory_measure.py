@@ -15,6 +15,8 @@ from stepvideo.inference.memory.plan import predict
 from stepvideo.models.config import CLIPTextConfig, DiTConfig, StepLLMConfig, VAEConfig
 
 RELEASED = Networks(DiTConfig(), VAEConfig(), StepLLMConfig(), CLIPTextConfig())
+# Every layer costs the same, in memory and in seconds of a test.
+SHALLOW = Networks(DiTConfig(num_layers=8), VAEConfig(), StepLLMConfig(num_layers=8), CLIPTextConfig())
 IMAGE_TO_VIDEO = Networks(DiTConfig(use_additional_conditions=True), VAEConfig())
 ONE_STREAM = Networks(
     DiTConfig(8, 64, 4, 16, 16, caption_channels=[256]), VAEConfig(z_channels=16, enc_ch=8, dec_ch=16, num_groups=8)
@@ -27,16 +29,14 @@ def agree(nets: Networks, job: Job, options: MemoryConfig) -> None:
     assert predicted == pytest.approx(measured, rel=0.02), options.describe()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"offload": "component"}, marks=pytest.mark.soak),
-        pytest.param(
-            {"offload": "component", "quantization": "int8", "cfg_batched": False, "vae_tile": 512},
-            marks=pytest.mark.soak,
-        ),
-        pytest.param({"offload": "component", "quantization": "fp8"}, marks=pytest.mark.soak),
-        pytest.param({"offload": "layer", "prefetch": 2, "vae_tile": 256}, marks=pytest.mark.soak),
+        {"offload": "component"},
+        {"offload": "component", "quantization": "int8", "cfg_batched": False, "vae_tile": 512},
+        {"offload": "component", "quantization": "fp8"},
+        {"offload": "layer", "prefetch": 2, "vae_tile": 256},
         {"offload": "layer", "prefetch": 0, "quantization": "int8", "cfg_batched": False},
     ],
     ids=lambda o: MemoryConfig(**o).describe(),
@@ -45,9 +45,18 @@ def test_released_model_at_540p(options):
     agree(RELEASED, Job(Sampling(frames=34)), MemoryConfig(**options))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_released_model_at_540p_and_204_frames():
     agree(RELEASED, Job(Sampling()), MemoryConfig(offload="component"))
+
+
+def test_a_shallow_one_at_540p_layer_by_layer():
+    options = MemoryConfig(offload="layer", prefetch=0, quantization="int8", cfg_batched=False)
+    agree(SHALLOW, Job(Sampling(frames=34)), options)
+
+
+def test_a_shallow_one_at_540p_and_204_frames():
+    agree(SHALLOW, Job(Sampling()), MemoryConfig(offload="component"))
 
 
 def test_image_to_video():

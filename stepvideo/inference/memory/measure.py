@@ -27,6 +27,7 @@ from stepvideo.models.dit import DiT
 from stepvideo.models.rope import rope_tables
 from stepvideo.models.step_llm import StepLLM, sqrt_alibi
 from stepvideo.models.video_vae import VideoVAE
+from stepvideo.models.weights import without_memory
 
 META = torch.device("meta")
 M = TypeVar("M", bound=nn.Module)
@@ -52,7 +53,7 @@ def measure(nets: Networks, job: Job, options: MemoryConfig) -> dict[str, int]:
 
 
 def _build(network: Callable[[], M], dtype: torch.dtype) -> M:
-    with META:
+    with without_memory():
         return network().to(dtype).requires_grad_(False).eval()
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores; also makes sums reproducible
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where there are several threads: they wait without a core
 os.environ.setdefault("MPLBACKEND", "Agg")
 for name in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS"):
     os.environ.setdefault(name, "true")  # MLflow takes only this spelling

@@ -5,7 +5,10 @@ Everything here is tensors. What a driver, a caching allocator and kernels' work
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from stepvideo.diffusion.sampling import Sampling
 from stepvideo.emulator.dit_memory import DiTParameters, dit_forward, dit_parameters
@@ -17,6 +20,27 @@ from stepvideo.models.config import CLIPTextConfig, DiTConfig, StepLLMConfig, VA
 SCALE_BYTES = {"none": 0, "int8": 5, "fp8": 4}  # of one output feature, as torchao keeps it: fp32, and a zero point
 MATRIX_BYTES = {"none": 0, "int8": 2, "fp8": 10}  # of a quantized weight while it multiplies, as torchao unpacks it
 CLIP_BYTES = 4  # the released CLIP runs in fp32
+KNOWN = 1000  # answers that a function keeps
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _once(function: Callable[P, T]) -> Callable[P, T]:
+    """Equal questions, of which a survey of all options has hundreds, are computed once. Configurations hold lists, so
+    what they print stands for them."""
+    known: dict[str, T] = {}
+
+    @wraps(function)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> T:
+        key = repr((args, kwargs))
+        if key not in known:
+            if len(known) == KNOWN:
+                known.clear()
+            known[key] = function(*args, **kwargs)
+        return known[key]
+
+    return answer
 
 
 @dataclass(frozen=True)
@@ -65,6 +89,7 @@ def _activations(m: Ledger) -> Activations:
     return Activations(m.peak, m.where)
 
 
+@_once
 def text_encoding(nets: Networks, job: Job, prompts: int) -> Activations:
     """Both encoders, one after the other, on `prompts` prompts at once."""
     m = Ledger()
@@ -75,6 +100,7 @@ def text_encoding(nets: Networks, job: Job, prompts: int) -> Activations:
     return _activations(m)
 
 
+@_once
 def denoising(nets: Networks, job: Job, cfg_batched: bool = True, quantization: str = "none") -> Activations:
     """One evaluation of the DiT beside the sampler's own tensors."""
     f, h, w = job.latent(nets.vae)
@@ -92,6 +118,7 @@ def denoising(nets: Networks, job: Job, cfg_batched: bool = True, quantization: 
     return _activations(m)
 
 
+@_once
 def decoding(nets: Networks, job: Job, tile: int = 0) -> Activations:
     """One chunk, or one tile of `tile` pixels of it; chunks leave the device as they are done."""
     cfg, (frames, h, w) = nets.vae, job.latent(nets.vae)
@@ -110,6 +137,7 @@ def decoding(nets: Networks, job: Job, tile: int = 0) -> Activations:
     return _activations(m)
 
 
+@_once
 def image_encoding(nets: Networks, job: Job) -> Activations:
     """The first frame of image-to-video."""
     m = Ledger()
@@ -133,6 +161,7 @@ def step_llm_layer_weights(nets: Networks, job: Job) -> tuple[int, int]:
     return layers // nets.step_llm.num_layers, text_weights(nets, job) - layers
 
 
+@_once
 def vae_weights(nets: Networks, job: Job) -> int:
     return sum(vae_parameters(nets.vae)) * job.e
 

@@ -40,12 +40,14 @@ def same(_name: str, tensor: Tensor) -> Tensor:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Weights are left as they were made. Drawn on the meta device, they would be no other, but normal ones would have
-    torch import its compiler, which takes longer than torch itself."""
+    """Weights are left as they were made. Drawn on the meta device, they would be no other, but that takes longer than
+    all else of building a network, and torch imports its compiler for normal ones."""
+
+    DRAWS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
+        return kwargs["tensor"] if function in self.DRAWS else function(*args, **kwargs)
 
 
 @contextlib.contextmanager

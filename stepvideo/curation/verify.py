@@ -66,7 +66,7 @@ def _ends_of(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
             decoder.flush_buffers()
             decoder.skip_frame = "NONREF"  # x264 ends with a frame that others may refer to
             last = [f for p in (*gop, None) for f in decoder.decode(p)][-1]
-            return (*(_small(f.to_ndarray(format="bgr24")) for f in (first, last)), count)
+            return (*(_small(f.reformat(format="bgr24", threads=1).to_ndarray()) for f in (first, last)), count)
     except (av.FFmpegError, OSError, IndexError, ValueError) as e:
         raise WrongCut(f"the file cannot be read back: {e}".replace(str(path), path.name)) from e
 

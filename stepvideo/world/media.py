@@ -32,7 +32,8 @@ def encode_mp4(frames: Frames, fps: int, codec: CodecConfig | None = None, movfl
             "x264-params": "mbtree=0",
         }
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture.reformat(format=codec.pix_fmt, threads=1)))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
@@ -40,7 +41,7 @@ def encode_mp4(frames: Frames, fps: int, codec: CodecConfig | None = None, movfl
 def decode_mp4(path: Path | str) -> Frames:
     """All frames of a video file, uint8 [t, h, w, 3]."""
     with av.open(str(path)) as container:
-        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+        frames = [f.reformat(format="rgb24", threads=1).to_ndarray() for f in container.decode(video=0)]
     return np.stack(frames).astype(np.uint8, copy=False)
 
 

@@ -42,15 +42,15 @@ class StaticOverlay(Weightless):
         unknown = {"watermark": None, "watermark_box": None}
         if _different(clip.frames) < MIN_DIFFERENT:
             return unknown
-        gradients = np.stack([_gradients(f) for f in clip.frames])  # [S, h, w, 3 channels, 2 directions]
+        gradients = np.stack([_gradients(f) for f in clip.frames])  # [S, 2 directions, 3 channels, h, w]
         mean = gradients.mean(axis=0)
-        spread = np.sqrt(np.square(gradients - mean).sum(axis=-1).mean(axis=0))  # [h, w, 3]
-        size = np.sqrt(np.square(mean).sum(axis=-1))
-        texture = np.sqrt(np.square(gradients).sum(axis=-1).mean(axis=0)).max(axis=-1) > TEXTURE  # [h, w]
-        stays = (size > 2 * spread).any(axis=-1)
+        spread = np.sqrt(np.square(gradients - mean).sum(axis=1).mean(axis=0))  # [3, h, w]
+        size = np.sqrt(np.square(mean).sum(axis=0))
+        texture = np.sqrt(np.square(gradients).sum(axis=1).mean(axis=0)).max(axis=0) > TEXTURE  # [h, w]
+        stays = (size > 2 * spread).any(axis=0)
         if (texture & ~stays).mean() < MIN_MOVING:
             return unknown
-        rest = mean * (np.maximum(size - 2 * spread, 0) / np.maximum(size, 1e-6))[..., None]
+        rest = mean * (np.maximum(size - 2 * spread, 0) / np.maximum(size, 1e-6))
         strength = _corners(rest)
         found, around = _strongest(strength)
         elsewhere = texture & ~found
@@ -110,7 +110,8 @@ class EfficientNetWatermark:
 
 
 def _gradients(frame: np.ndarray) -> np.ndarray:
-    """Smoothed gradients of a frame scaled down to `SIDE`, float32 [h, w, 3, 2] in levels a pixel."""
+    """Smoothed gradients of a frame scaled down to `SIDE`, float32 [2, 3, h, w] in levels a pixel: directions and
+    channels first, as numpy is slow along short last axes."""
     import cv2
 
     short = min(frame.shape[:2])
@@ -118,16 +119,17 @@ def _gradients(frame: np.ndarray) -> np.ndarray:
         size = (round(frame.shape[1] * SIDE / short), round(frame.shape[0] * SIDE / short))
         frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     smooth = cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 1)
-    return np.stack([cv2.Sobel(smooth, cv2.CV_32F, x, y, scale=1 / 8) for x, y in ((1, 0), (0, 1))], axis=-1)
+    both = [cv2.Sobel(smooth, cv2.CV_32F, x, y, scale=1 / 8) for x, y in ((1, 0), (0, 1))]
+    return np.stack([cv2.split(g) for g in both])
 
 
 def _corners(gradient: np.ndarray) -> np.ndarray:
-    """Root of the smaller eigenvalue of the structure tensor in a window, float32 [h, w], of [h, w, 3, 2]."""
+    """Root of the smaller eigenvalue of the structure tensor in a window, float32 [h, w], of [2, 3, h, w]."""
     import cv2
 
-    gx, gy = gradient[..., 0], gradient[..., 1]
-    lines = max(3, round(WINDOW * min(gx.shape[:2])) | 1)
-    parts = [(a * b).mean(axis=-1) for a, b in ((gx, gx), (gx, gy), (gy, gy))]
+    gx, gy = gradient
+    lines = max(3, round(WINDOW * min(gx.shape[1:])) | 1)
+    parts = [(a * b).mean(axis=0) for a, b in ((gx, gx), (gx, gy), (gy, gy))]
     xx, xy, yy = (cv2.boxFilter(p, -1, (2 * lines + 1, lines)) for p in parts)
     smaller = (xx + yy) / 2 - np.sqrt(np.square((xx - yy) / 2) + np.square(xy))
     return np.sqrt(np.maximum(smaller, 0))

@@ -200,7 +200,7 @@ def told():
     write_video(made / "samples" / "a.mp4", np.random.default_rng(0).integers(0, 255, (5, 32, 32, 3), np.uint8), 8)
     _show_samples("sft.1", SimpleNamespace(out=made))
     bad = Finding("clips", "frames", "critical", "3 of 9 rows", ["c1"])
-    Board().gate_failed(GateReport(False, [bad], [], Path("index.html"), 9))
+    Board().gate_failed(GateReport(False, [], [bad], Path("index.html"), 9))
     return ask("Is 7 to be the champion?", "page.html", 600, store=Path(sys.argv[1]), key="v7")
 
 assert told().by == "Li"

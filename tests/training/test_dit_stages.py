@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from killed_stages import Forks, torchrun
-from latent_cache import IMAGES, JOINT, TRAIN, WIDTH, Z
+from latent_cache import IMAGES, JOINT, TRAIN, WIDTH, Z, context
 from safetensors.torch import load_file, save_file
 
 from stepvideo.config import dump, load
@@ -17,6 +17,7 @@ from stepvideo.diffusion.sampling import Sampling
 from stepvideo.fingerprint import fingerprint
 from stepvideo.models.checkpoints import load_dit
 from stepvideo.stage import InputRef, StageSpec, kind
+from stepvideo.training import train
 from stepvideo.training.config import TrainConfig
 from stepvideo.training.dpo_config import PairsConfig
 from stepvideo.training.pairs import judge, vote
@@ -72,8 +73,15 @@ def pairs(tmp_path):
     return folder
 
 
-def test_dpo_learns_the_preference(stage, cache, subsets, pairs):
-    base, _ = stage("train", {"latents": cache, "subsets": subsets}, {**TRAIN, "resolution": "high"}, "base")
+@pytest.fixture(scope="module")
+def base(cache, subsets, tmp_path_factory):
+    inputs, config = {"latents": cache, "subsets": subsets}, {**TRAIN, "resolution": "high"}
+    ctx = context("train", inputs, config, tmp_path_factory.mktemp("base"))
+    train.run(ctx)
+    return ctx.out
+
+
+def test_dpo_learns_the_preference(stage, base, pairs):
     config = {"steps": 30, "batch_size": 8, "beta": 50.0, "precision": "32-true", "runtime": TRAIN["runtime"]}
     config["optim"] = {"lr": 3e-3, "warmup": 2}
     out, metrics = stage("dpo", {"init": base, "pairs": pairs}, config)
@@ -83,8 +91,7 @@ def test_dpo_learns_the_preference(stage, cache, subsets, pairs):
     assert Sampling.read(out) == Sampling.read(base)
 
 
-def test_turbo_lowers_the_loss_on_its_couplings(stage, cache, subsets, tmp_path):
-    base, _ = stage("train", {"latents": cache, "subsets": subsets}, {**TRAIN, "resolution": "high"}, "base")
+def test_turbo_lowers_the_loss_on_its_couplings(stage, cache, base, tmp_path):
     draw = torch.Generator().manual_seed(0)
     x0 = torch.randn(8, 3, Z, 3, 3, generator=draw)
     folder = tmp_path / "couplings_in"

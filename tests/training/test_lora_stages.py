@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from latent_cache import TRAIN, WIDTH, Z
+from latent_cache import TRAIN, WIDTH, Z, context
 from safetensors.torch import load_file, save_file
 
 from stepvideo.models.checkpoints import load_dit
+from stepvideo.training import train
 from stepvideo.training.lora_files import merged
 
 pytest.importorskip("peft")
@@ -18,11 +19,13 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 LORA = {"lora": {"rank": 2, "alpha": 4.0}}
 
 
-@pytest.fixture
-def base(stage, cache, subsets):
+@pytest.fixture(scope="module")
+def base(cache, subsets, tmp_path_factory):
     """Trained until the cross-attention and the output, which start at zero, are not."""
     config = {**TRAIN, "resolution": "high", "steps": 30}
-    return stage("train", {"latents": cache, "subsets": subsets}, config, "base")[0]
+    ctx = context("train", {"latents": cache, "subsets": subsets}, config, tmp_path_factory.mktemp("base"))
+    train.run(ctx)
+    return ctx.out
 
 
 def check(out, base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import torch
@@ -48,10 +49,11 @@ def peak_tflops(device: torch.device, precision: str, given: float = 0.0) -> tup
         name = torch.cuda.get_device_name(device)
         value = next((v for k, v in PEAKS.items() if k.lower() in name.lower()), 0.0)
         return value, f"{name}, dense bf16" if value else f"{name} is not in the table; set runtime.monitor.peak_tflops"
-    return _measured(torch.bfloat16 if "bf16" in precision else torch.float32)
+    return _measured(torch.bfloat16 if "bf16" in precision else torch.float32, torch.get_num_threads())
 
 
-def _measured(dtype: torch.dtype) -> tuple[float, str]:
+@functools.cache
+def _measured(dtype: torch.dtype, _threads: int) -> tuple[float, str]:
     a = torch.ones(SIDE, SIDE, dtype=dtype)
     out = torch.empty_like(a)
     best = float("inf")

@@ -94,6 +94,8 @@ class _Level:
 
     def times(self, values: Array) -> Array:
         """Of each unit the (lower) median of its ranks, NaN if none was there."""
+        if self._padded.shape[1:] == (1,):
+            return values[self._padded[:, 0]]
         ordered = np.sort(np.append(values, np.nan)[self._padded], axis=1)  # NaN last
         known = np.isfinite(ordered).sum(1)
         return np.take_along_axis(ordered, np.maximum(known - 1, 0)[:, None] // 2, axis=1)[:, 0]

@@ -83,7 +83,7 @@ def _compose(overrides: list[str], folder: Path) -> dict[str, Any]:
     versioned = OmegaConf.to_yaml(table.defaults(data_folder(overrides))) if hasattr(table, "defaults") else ""
     schema, pickled = _schema(graph, tuple((name, kind(k).config) for name, k in table.STAGES.items()), versioned)
     store = ConfigStore.instance()
-    store.repo["schema.yaml"] = ConfigNode("schema.yaml", _Pickled(pickled), None, None, None)
+    store.repo["schema.yaml"] = ConfigNode("schema.yaml", cast("Any", _Pickled(pickled)), None, None, None)
     store.__deepcopy__ = lambda memo: store  # type: ignore[attr-defined]  # Hydra copies all that it has for no use
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shlex
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -81,8 +82,17 @@ def worker_command(pool: str, store: str | None) -> int:
         for line in reap_prefect(kept, again=True):
             print(line)
     sys.stdout.flush()
+    leave_others_storage()
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
     os.execv(sys.executable, command)
+
+
+def leave_others_storage() -> None:
+    """Prefect keeps code that it fetches in one folder of the machine's temporary ones, whoever made it first: where
+    that is another user's, this process and those below it have temporary files in a folder of their own."""
+    shared = Path(tempfile.gettempdir()) / "runner_storage"
+    if shared.exists() and not os.access(shared, os.W_OK):
+        os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="worker-")
 
 
 def cancel_command(folder: str | None) -> int:

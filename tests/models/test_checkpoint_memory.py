@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from peak_memory import MISSING, growth
 
 from stepvideo.models import checkpoints
 from stepvideo.models.config import DiTConfig
@@ -15,18 +15,6 @@ from stepvideo.models.dit import DiT
 MB = 2**20
 SHARD = 48 * MB
 CFG = DiTConfig(4, 128, 24, 16, 16, caption_channels=[64, 32])
-
-
-def peak(kind: str = "VmHWM") -> int:
-    return int(Path("/proc/self/status").read_text().split(kind + ":")[1].split()[0]) * 1024
-
-
-def growth(job: Callable[[], object]) -> int:
-    """Of the peak, bytes, while `job` runs and its result is held."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = peak("VmRSS")
-    _result = job()
-    return peak() - before
 
 
 def write(root: Path) -> int:
@@ -55,7 +43,7 @@ def written(ranks, tmp_path_factory) -> tuple[Path, int, int]:
     return root, sum(f.stat().st_size for f in files), grown
 
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to measure")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 def test_writing_takes_no_second_copy(written):

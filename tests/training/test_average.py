@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from latent_cache import DIT, TRAIN, Z
+from peak_memory import MISSING, growth
 from safetensors.torch import load_file
 
 from stepvideo import storage
@@ -135,21 +136,14 @@ def test_sharded_models_average_as_whole_ones(three, tmp_path):
         assert torch.allclose(read[name], whole[name], atol=1e-7, rtol=0)
 
 
-def peak() -> int:
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-
-
 def blended(root: Path) -> int:
     """By how many bytes writing the mean raises the peak."""
     model, value = blend([Part(root / name) for name in ("m0", "m1", "m2")])
     value("proj_out.bias", model.state_dict()["proj_out.bias"])
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of who forked this process
-    before = peak()
-    save_dit(model, root / "out", shard_bytes=20_000_000, value=value)
-    return peak() - before
+    return growth(lambda: save_dit(model, root / "out", shard_bytes=20_000_000, value=value))
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to measure")
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
 def test_memory_stays_below_one_model_and_a_tensor(ranks, tmp_path):
     """Three models of 200 MB, in shards of 20 MB: a process of its own, beside what it had before."""
     cfg = DiTConfig(**{**DIT, "num_attention_heads": 16, "attention_head_dim": 64, "num_layers": 3})
